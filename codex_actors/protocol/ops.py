@@ -1,0 +1,105 @@
+"""What a client asks of a thread.
+
+Source: `codex-rs/protocol/src/protocol.rs`, `Op` and `Submission`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from codex_actors.errors import InvalidRequest
+from codex_actors.protocol.items import InputItem, TextInput
+
+
+class _Op(BaseModel):
+    """Unlike what is read from files, an op with an unknown field is refused: the client meant something by it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UserInput(_Op):
+    """Input for the model: `UserInput("text")`, `UserInput(items=[...])` or the wire form.
+
+    `items` is never empty. `final_output_json_schema` asks the model for JSON of that shape as its last message.
+    """
+
+    type: Literal["user_input"] = "user_input"
+    items: tuple[InputItem, ...] = Field(min_length=1)
+    final_output_json_schema: dict[str, Any] | None = None
+
+    def __init__(self, text: str | None = None, /, **fields: Any) -> None:
+        if text is not None:
+            fields["items"] = (TextInput(text=text),)
+        elif isinstance(items := fields.get("items"), list | tuple):
+            fields["items"] = tuple(TextInput(text=item) if isinstance(item, str) else item for item in items)
+        super().__init__(**fields)
+
+
+class Interrupt(_Op):
+    """Abort what was sent before; on an idle thread it does nothing."""
+
+    type: Literal["interrupt"] = "interrupt"
+
+
+class Shutdown(_Op):
+    """End the thread, behind what it had accepted; a running turn is aborted."""
+
+    type: Literal["shutdown"] = "shutdown"
+
+
+class ThreadRollback(_Op):
+    """Drop the last `num_turns` user turns from the history (the file keeps its lines)."""
+
+    type: Literal["thread_rollback"] = "thread_rollback"
+    num_turns: int = Field(ge=0)
+
+
+Op: TypeAlias = Annotated[UserInput | Interrupt | Shutdown | ThreadRollback, Field(discriminator="type")]
+
+_OP: TypeAdapter[Op] = TypeAdapter(Op)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """An op with its id."""
+
+    id: str
+    op: Op
+
+
+def parse_op(value: Any) -> Op:
+    """The op that `value` (an op, or its wire dict) stands for.
+
+    Raises:
+        InvalidRequest: it is not an op of this runtime; the text names the field.
+    """
+    if isinstance(value, _Op):
+        return value  # type: ignore[return-value]
+    try:
+        return _OP.validate_python(value)
+    except ValidationError as error:
+        raise InvalidRequest(f"not an op: {describe(error)}") from None
+
+
+def parse_input(value: Any) -> UserInput:
+    """The user input that `value` (text, a sequence of texts and items, or a `UserInput`) stands for.
+
+    Raises:
+        InvalidRequest: it is neither; the text names the field.
+    """
+    if isinstance(value, UserInput):
+        return value
+    try:
+        return UserInput(value) if isinstance(value, str) else UserInput(items=value)
+    except ValidationError as error:
+        raise InvalidRequest(f"not user input: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """A validation error in one line: `field: problem; field: problem`."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}" for item in error.errors()
+    )
