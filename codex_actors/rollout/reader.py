@@ -1,0 +1,163 @@
+"""Reading rollout files, and finding them.
+
+The law of this file: what is broken in a line costs that line only, and is logged; a line is never read as another one.
+Source: `codex-rs/core/src/rollout/recorder.rs`, `get_rollout_history`; `rollout/list.rs`, `find_thread_path_by_id_str`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from codex_actors.errors import RolloutError
+from codex_actors.protocol.history import (
+    CompactedLine,
+    EventMsgLine,
+    InitialHistory,
+    InputAcceptedLine,
+    ResponseItemLine,
+    Resumed,
+    RolloutItem,
+    SessionMetaLine,
+    TurnContextLine,
+)
+from codex_actors.protocol.ids import ThreadId
+from codex_actors.protocol.items import Verbatim
+from codex_actors.rollout.replay import session_meta
+
+_LOGGER = logging.getLogger("codex_actors")
+
+_VALIDATE: dict[str, Any] = {
+    "session_meta": SessionMetaLine.__pydantic_validator__.validate_python,
+    "response_item": ResponseItemLine.__pydantic_validator__.validate_python,
+    "compacted": CompactedLine.__pydantic_validator__.validate_python,
+    "turn_context": TurnContextLine.__pydantic_validator__.validate_python,
+    "event_msg": EventMsgLine.__pydantic_validator__.validate_python,
+    "codex_actors": InputAcceptedLine.__pydantic_validator__.validate_python,
+}
+"""The members of `RolloutItem`, by wire tag. Twice as fast as `ROLLOUT_ITEM.validate_json`, which turns every nested
+union into Python objects once more to look at its tag."""
+
+_FILE_NAME = re.compile(
+    r"rollout-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\.jsonl"
+)
+
+_NAMED_LINES = 20
+"""How many line numbers a warning lists before it only counts."""
+
+
+def get_rollout_history(path: Path | str) -> InitialHistory:
+    """The recorded lines of `path`, as `Resumed` under the id of the first meta; never `Forked`.
+
+    Blank lines, lines that are not a JSON object with a `type` and a torn last line are skipped, with one warning for
+    the file. A line of a type that is not known, or of a known type with a payload that does not fit, is kept as
+    `Verbatim`. Lines of every `history_mode` are read: what may be done with them is the caller's affair.
+
+    Raises:
+        RolloutError: the file is missing, a folder, not readable, empty, not text, or has no meta with a thread id.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    if not data or data.isspace():
+        raise RolloutError(path, "empty session file")
+    items, skipped = _parse_lines(data)
+    if not items and not _is_text(data):
+        raise RolloutError(path, "not a rollout file (its bytes are not UTF-8 text)")
+    if skipped:
+        _warn_of_skipped_lines(path, skipped)
+    meta = session_meta(items)
+    if meta is None:
+        raise RolloutError(path, "failed to parse thread ID from rollout file")
+    return Resumed(conversation_id=meta.id, history=tuple(items), rollout_path=path)
+
+
+def rollout_path_of(codex_home: Path | str, thread_id: ThreadId | str) -> Path | None:
+    """The newest rollout under `<codex_home>/sessions` whose name ends in `thread_id`, or None.
+
+    Raises:
+        RolloutError: a folder there cannot be read.
+    """
+    try:
+        suffix = f"-{ThreadId(thread_id)}.jsonl"
+    except ValueError:
+        return None
+    for year in _newest_first(Path(codex_home) / "sessions"):
+        for month in _newest_first(year):
+            for day in _newest_first(month):
+                for path in _newest_first(day, suffix):
+                    if thread_id_of_path(path) is not None and path.is_file():
+                        return path
+    return None
+
+
+def thread_id_of_path(path: Path | str) -> ThreadId | None:
+    """The thread id in the name of a rollout file, or None where the name is not that of one."""
+    match = _FILE_NAME.fullmatch(Path(path).name)
+    return ThreadId(match[1]) if match else None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise RolloutError(path, "no such rollout file") from error
+    except IsADirectoryError as error:
+        raise RolloutError(path, "a folder, not a rollout file") from error
+    except (OSError, ValueError) as error:
+        # ValueError: a NUL byte in the path.
+        raise RolloutError(path, f"cannot read the rollout ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _parse_lines(data: bytes) -> tuple[list[RolloutItem], list[int]]:
+    """The lines of `data`, and the numbers (from 1) of those that were skipped; blank ones are no loss."""
+    items: list[RolloutItem] = []
+    skipped: list[int] = []
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        try:
+            value = from_json(line)
+            tag = value["type"]
+        except (ValueError, TypeError, KeyError):
+            if line.strip():
+                skipped.append(number)
+            continue
+        if not isinstance(value, dict) or not isinstance(tag, str):
+            skipped.append(number)
+            continue
+        validate = _VALIDATE.get(tag)
+        try:
+            items.append(Verbatim(raw=value) if validate is None else validate(value))
+        except (ValidationError, TypeError):
+            # TypeError: a nested `type` that is no string.
+            items.append(Verbatim(raw=value))
+    return items, skipped
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _warn_of_skipped_lines(path: Path, numbers: list[int]) -> None:
+    named = ", ".join(map(str, numbers[:_NAMED_LINES]))
+    more = f" and {len(numbers) - _NAMED_LINES} more" if len(numbers) > _NAMED_LINES else ""
+    _LOGGER.warning("rollout %s: skipped %d broken line(s): %s%s", path, len(numbers), named, more)
+
+
+def _newest_first(folder: Path, suffix: str = "") -> list[Path]:
+    """What in `folder` ends in `suffix`, by descending name (dates sort as text); nothing where there is no folder."""
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(suffix)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise RolloutError(folder, f"cannot look for rollouts ({error.strerror})") from error
+    return [folder / name for name in sorted(names, reverse=True)]
