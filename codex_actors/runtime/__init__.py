@@ -1,0 +1,1 @@
+"""How actors talk: honest pykka on an event loop. The only package that knows pykka."""

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pykka
+
+from codex_actors.runtime.clock import Clock
+from codex_actors.runtime.doorbell import Doorbell
+from codex_actors.runtime.pump import Pump
+from codex_actors.testing import no_leaks
+
+
+class Desk:
+    """Notes batches; its first one waits at the gate."""
+
+    def __init__(self, *, is_held: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.names: set[str] = set()
+        self.reached = threading.Event()
+        self.gate = threading.Event()
+        if not is_held:
+            self.gate.set()
+
+    def handle(self, batch: list[int]) -> None:
+        self.names.add(threading.current_thread().name)
+        self.batches.append(batch)
+        self.reached.set()
+        assert self.gate.wait(10)
+
+    @property
+    def work(self) -> list[int]:
+        return [piece for batch in self.batches for piece in batch]
+
+
+def on_a_loop(test: Callable[[Doorbell[int], Desk], Any], *, is_held: bool = False) -> None:
+    async def main() -> None:
+        desk = Desk(is_held=is_held)
+        bell = Doorbell(Pump(asyncio.get_running_loop(), Clock()), desk.handle)
+        await asyncio.wait_for(test(bell, desk), 20)
+
+    with no_leaks():
+        asyncio.run(main())
+
+
+def test_an_unused_bell_starts_no_os_thread() -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        before = threading.active_count()
+        assert bell.is_unused
+        assert bell.drain(10)
+        assert bell.close(10)
+        assert threading.active_count() == before
+        assert desk.batches == []
+
+    on_a_loop(main)
+
+
+def test_a_burst_makes_one_batch() -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        for number in range(100):
+            bell.put(number)
+        assert not bell.is_unused
+        assert await asyncio.to_thread(desk.reached.wait, 10)
+        assert await asyncio.to_thread(bell.close, 10)
+        assert desk.batches == [list(range(100))]
+
+    on_a_loop(main)
+
+
+def test_what_comes_meanwhile_makes_the_next_batch() -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        bell.put(0)
+        assert await asyncio.to_thread(desk.reached.wait, 10)
+        for number in range(1, 50):
+            bell.put(number)
+            await asyncio.sleep(0)
+        desk.gate.set()
+        assert await asyncio.to_thread(bell.close, 10)
+        assert desk.batches == [[0], list(range(1, 50))]
+
+    on_a_loop(main, is_held=True)
+
+
+def test_no_piece_is_lost_or_reordered() -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        for number in range(2_000):
+            bell.put(number)
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+        assert await asyncio.to_thread(bell.drain, 10)
+        assert desk.work == list(range(2_000))
+        assert len(desk.names) == 1
+        assert await asyncio.to_thread(bell.close, 10)
+
+    on_a_loop(main)
+
+
+def test_a_close_handles_what_was_not_rung_for() -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        bell.put(1)
+        bell.put(2)
+        assert bell.close(10)
+        assert desk.work == [1, 2]
+
+    on_a_loop(main)
+
+
+def test_a_stuck_handler_is_reported_not_waited_for() -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        bell.put(1)
+        assert await asyncio.to_thread(desk.reached.wait, 10)
+        bell.put(2)
+        assert bell.drain(0.01) is False
+        desk.gate.set()
+        assert bell.drain(10)
+        assert desk.work == [1, 2]
+        assert bell.close(10)
+
+    on_a_loop(main, is_held=True)
+
+
+def test_the_registry_does_not_know_the_worker() -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        bell.put(1)
+        assert await asyncio.to_thread(desk.reached.wait, 10)
+        assert pykka.ActorRegistry.get_all() == []
+        assert bell.close(10)
+
+    on_a_loop(main)
