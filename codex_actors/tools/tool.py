@@ -1,0 +1,239 @@
+"""Plain typed Python functions as tools of a model: `@tool`, the JSON schema, the check of arguments, the output's text."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
+
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
+from pydantic.errors import PydanticUndefinedAnnotation
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticSerializationError, SchemaError, to_json
+
+from codex_actors.config import ToolLike
+from codex_actors.protocol.ids import ThreadId
+from codex_actors.protocol.ops import describe
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class ToolArgumentsError(ValueError):
+    """The model's arguments do not fit the tool; `problems` names the fields. It becomes the output of the call."""
+
+    def __init__(self, tool_name: str, problems: str) -> None:
+        super().__init__(tool_name, problems)
+        self.tool_name = tool_name
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return f"invalid arguments for {self.tool_name}: {self.problems}"
+
+
+class ToolOutputError(TypeError):
+    """The tool returned a value of `type_name` that is neither text nor JSON. It becomes the output of the call."""
+
+    def __init__(self, type_name: str, problem: str) -> None:
+        super().__init__(type_name, problem)
+        self.type_name = type_name
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the tool returned a value of type {self.type_name} that is not JSON: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """Whose call it is. A parameter annotated with this class is filled by the runtime; the model does not see it.
+
+    Attributes:
+        control: The thread's `AgentControl`.
+    """
+
+    thread_id: ThreadId
+    turn_id: str
+    call_id: str
+    control: Any
+
+
+class Tool(Generic[P, R]):
+    """A function that a model may call; calling the tool calls the function. Made by `@tool`.
+
+    Attributes:
+        parameters: The JSON schema of the arguments, without the `ToolContext`.
+        is_async: Whether the function is an `async def`.
+
+    It pickles by the qualified name of its function, which must stand at module level.
+    """
+
+    def __init__(self, function: Callable[P, R], name: str | None = None, description: str | None = None) -> None:
+        if not (inspect.isfunction(function) or inspect.ismethod(function)):
+            raise TypeError(f"@tool needs a plain function, not a value of type {type(function).__name__}")
+        if function.__name__ == "<lambda>":
+            raise TypeError("@tool needs a named function with annotations, not a lambda")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"tool {function.__qualname__}: a tool returns one value, it does not yield")
+        self.name: str = function.__name__ if name is None else name
+        if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
+            raise TypeError(f"tool {function.__qualname__}: the name {self.name!r} is not 1 to 64 of A-Z a-z 0-9 _ -")
+        self.description: str = (inspect.getdoc(function) or "") if description is None else description
+        self.is_async: bool = inspect.iscoroutinefunction(function)
+        self.function: Callable[P, R] = function
+        self._arguments, self._parameters = _read_signature(function)
+        self.parameters: Mapping[str, Any] = _schema_of(self._arguments, function)
+        update_wrapper(self, function, updated=())
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Tool {self.name}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        qualname = self.function.__qualname__
+        place: Any = sys.modules.get(self.__module__)
+        for part in qualname.split("."):
+            place = getattr(place, part, None)
+        return qualname if place is self else (Tool, (self.function, self.name, self.description))
+
+    def call(self, arguments: str, context: Any) -> R:
+        """The function's value (an awaitable where `is_async`) for the model's `arguments`; `""` stands for `{}`.
+
+        Raises:
+            ToolArgumentsError: they are not JSON, or do not fit the parameters.
+        """
+        try:
+            values = self._arguments.model_validate_json(arguments or "{}")
+        except ValidationError as error:
+            raise ToolArgumentsError(self.name, describe(error)) from None
+        positional: list[Any] = []
+        named: dict[str, Any] = {}
+        for parameter, field in self._parameters:
+            value = context if field is None else getattr(values, field)
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                positional.append(value)
+            else:
+                named[parameter.name] = value
+        return self.function(*positional, **named)
+
+
+@overload
+def tool(function: Callable[P, R], /) -> Tool[P, R]: ...
+
+
+@overload
+def tool(*, name: str | None = None, description: str | None = None) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
+
+
+def tool(
+    function: Callable[P, R] | None = None, /, *, name: str | None = None, description: str | None = None
+) -> Tool[P, R] | Callable[[Callable[P, R]], Tool[P, R]]:
+    """Make a tool of a plain typed function, sync or async: `@tool` or `@tool(name=..., description=...)`.
+
+    The name is the function's, the description its whole docstring. Every parameter needs an annotation that pydantic
+    can read from JSON; `Annotated[..., Field(description=...)]`, defaults and limits go into the schema. A parameter
+    annotated `ToolContext` (or `ToolContext | None`) is filled by the runtime.
+
+    Runs in: an async function on the manager's loop, a sync one on an OS thread of its own.
+
+    Raises:
+        TypeError: it is no such function; the text says why and names the parameter.
+    """
+    if function is not None:
+        return Tool(function, name, description)
+    return lambda function: Tool(function, name, description)
+
+
+def spec(tool: ToolLike) -> dict[str, Any]:
+    """The tool's wire JSON, as `Prompt.tools` holds it."""
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": False,
+    }
+
+
+def render(value: object) -> str:
+    """A tool's value as the text that the model reads: text as it is, None as `""`, anything else as JSON.
+
+    What no UTF-8 can hold (lone surrogates, as in names of undecodable files) becomes `?`; `nan` and `inf` are strings.
+
+    Raises:
+        ToolOutputError: it is not serialisable.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return str.__str__(value).encode("utf-8", "replace").decode()
+    try:
+        return to_json(value, inf_nan_mode="strings").decode()
+    except PydanticSerializationError as error:
+        raise ToolOutputError(type(value).__name__, str(error)) from None
+
+
+class _UntitledSchema(GenerateJsonSchema):
+    """Titles only repeat the names, and each costs the model tokens."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def _schema_of(arguments: type[BaseModel], function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        schema = arguments.model_json_schema(schema_generator=_UntitledSchema)
+    except PydanticUserError as error:
+        raise TypeError(f"tool {function.__qualname__}: {error.message}") from error
+    del schema["title"]
+    return schema
+
+
+def _read_signature(
+    function: Callable[..., Any],
+) -> tuple[type[BaseModel], tuple[tuple[inspect.Parameter, str | None], ...]]:
+    """The model of the arguments, and each parameter with its field in it (None: the `ToolContext`)."""
+    where = f"tool {function.__qualname__}"
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        raise TypeError(f"{where}: an annotation cannot be read ({error}); define its types at module level") from error
+    fields: dict[str, Any] = {}
+    parameters: list[tuple[inspect.Parameter, str | None]] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"{where}: parameter {parameter} has no schema; name each parameter")
+        if name not in hints:
+            raise TypeError(f"{where}: parameter {name!r} has no annotation")
+        if _is_context(hints[name], f"{where}: parameter {name!r}"):
+            parameters.append((parameter, None))
+            continue
+        # Fields have names of their own: a parameter may be called `json` or `_x`, which a model's field may not.
+        field = f"p{len(parameters)}"
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[field] = (Annotated[hints[name], Field(alias=name)], default)
+        parameters.append((parameter, field))
+    try:
+        model = create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields)
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+        raise TypeError(f"{where}: {error.message}") from error
+    except SchemaError as error:
+        raise TypeError(f"{where}: {error}") from error
+    return model, tuple(parameters)
+
+
+def _is_context(hint: Any, where: str) -> bool:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if hint is ToolContext or hint == ToolContext | None:
+        return True
+    if ToolContext in get_args(hint):
+        raise TypeError(f"{where} must be annotated ToolContext or ToolContext | None")
+    return False
