@@ -1,0 +1,137 @@
+"""One turn as an async generator of steps: model, items, calls, outputs, until no call is left. No actor inside.
+
+Source: `codex-rs/core/src/codex.rs`, `run_task` and `run_turn`. A turn task iterates it and tells each step to its actor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, TypeAlias
+
+from codex_actors.errors import StreamError, TurnFailed, TurnInterrupted
+from codex_actors.model.provider import (
+    Completed,
+    ItemAdded,
+    ItemDone,
+    ModelEvent,
+    ModelProvider,
+    Prompt,
+    ReasoningDelta,
+    Retrying,
+    TextDelta,
+    close_stream,
+)
+from codex_actors.protocol.events import TokenUsage
+from codex_actors.protocol.items import RESPONSE_ITEMS, CustomToolCall, FunctionCall, LocalShellCall, ResponseItem
+from codex_actors.protocol.status import AgentStatus
+from codex_actors.tools.tool import ToolContext
+from codex_actors.tools.toolbox import CallDone, Toolbox
+
+Step: TypeAlias = ModelEvent | CallDone
+"""What a turn yields: what the model said, as it came, and the output of each call."""
+
+CALLS = (FunctionCall, CustomToolCall, LocalShellCall)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """How a turn ended.
+
+    Attributes:
+        turn_id: The submission that began it.
+        text: The last message of the model, or None.
+        items: What the turn added to the history behind its input, in order.
+        usage: The tokens of its requests.
+        status: `completed`, `interrupted` or `errored`.
+        error: The text of its `error` event, or None.
+    """
+
+    turn_id: str
+    text: str | None
+    items: tuple[ResponseItem, ...]
+    usage: TokenUsage
+    status: AgentStatus
+    error: str | None
+
+    def raise_for_error(self) -> TurnResult:
+        """This result, if the turn completed.
+
+        Raises:
+            TurnFailed: it failed.
+            TurnInterrupted: it was aborted.
+        """
+        if self.error is not None:
+            raise TurnFailed(self.turn_id, self.error)
+        if self.status.word == "interrupted":
+            raise TurnInterrupted(self.turn_id, "interrupted")
+        return self
+
+
+def check_event(event: Any) -> None:
+    """Refuse what is no model event, or carries what it must not: nothing behind the turn would survive it.
+
+    Raises:
+        StreamError: it names what the model yielded.
+    """
+    kind = type(event).__name__
+    wanted = _CARRIES.get(type(event))
+    if wanted is None:
+        raise StreamError(f"the model yielded a {kind}, which is no model event")
+    name, classes = wanted
+    value = getattr(event, name)
+    if not isinstance(value, classes):
+        raise StreamError(f"the model yielded a {kind} whose {name} is a {type(value).__name__}")
+
+
+_CARRIES: dict[type, tuple[str, type | tuple[type, ...]]] = {
+    TextDelta: ("delta", str),
+    ReasoningDelta: ("delta", str),
+    ItemAdded: ("item", RESPONSE_ITEMS),
+    ItemDone: ("item", RESPONSE_ITEMS),
+    Completed: ("usage", (TokenUsage, NoneType)),
+    Retrying: ("message", str),
+}
+
+
+async def run_turn(
+    prompt: Prompt,
+    next_prompt: Callable[[], Awaitable[Prompt]],
+    model: ModelProvider,
+    toolbox: Toolbox,
+    context: ToolContext,
+) -> AsyncIterator[Step]:
+    """Run a turn.
+
+    Args:
+        prompt: The first request.
+        next_prompt: Gives the next one, after all steps so far were taken in; new user input is in it.
+        model: Every stream that it begins is closed, also when the turn is left in the middle.
+        context: What tools are told; `call_id` is set for each call.
+
+    Raises:
+        CodexError: the model failed, or its stream ended without `Completed`.
+    """
+    while True:
+        calls: list[FunctionCall | CustomToolCall | LocalShellCall] = []
+        completed = False
+        stream = model.stream(prompt)
+        try:
+            async for event in stream:
+                check_event(event)
+                if type(event) is ItemDone and isinstance(event.item, CALLS):
+                    calls.append(event.item)
+                completed = type(event) is Completed
+                yield event
+                if completed:
+                    break
+        finally:
+            await close_stream(stream)
+        if not completed:
+            raise StreamError("stream closed before response.completed")
+        for call in calls:
+            yield await toolbox.run(call, context)
+        if not calls:
+            return
+        prompt = await next_prompt()
