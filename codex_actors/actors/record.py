@@ -1,0 +1,186 @@
+"""What one thread has recorded, and what may be shown of it.
+
+Seen means kept: an effect (an event, a reply) is shown only when the lines before it are as durable as the manager's
+`durability` says. Until then it waits in the outbox, in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from codex_actors.actors.shared import Shared
+from codex_actors.errors import RolloutError
+from codex_actors.protocol.events import Event, EventMsg, TokenUsage, TokenUsageInfo
+from codex_actors.protocol.history import InputAccepted, ResponseItemLine, RolloutItem, SessionMeta, as_rollout_item
+from codex_actors.protocol.items import ResponseItem, Verbatim
+from codex_actors.rollout.writer import Append
+from codex_actors.runtime.reply import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply to be given, or to be failed if its lines cannot be written."""
+
+    reply: Reply[Any]
+    value: Any
+
+    def __call__(self) -> None:
+        self.reply.answer(self.value)
+
+
+Effect: TypeAlias = Event | Answer | Callable[[], Any]
+
+
+class ThreadRecord:
+    """The lines of one thread in memory and on their way to its file, and the outbox behind them.
+
+    Runs in: the loop's OS thread, all of it.
+    """
+
+    __slots__ = (
+        "_kept",
+        "_meta",
+        "_number",
+        "_on_error",
+        "_outbox",
+        "_publish",
+        "_retrying",
+        "_shared",
+        "failed",
+        "history",
+        "lines",
+        "path",
+        "usage",
+    )
+
+    def __init__(
+        self, shared: Shared, publish: Callable[[Event], None], on_error: Callable[[RolloutError, bool], None]
+    ) -> None:
+        self._shared = shared
+        self._publish = publish
+        self._on_error = on_error
+        self._number = 0
+        self._kept = 0
+        self._retrying = False
+        self._outbox: deque[tuple[int, Effect]] | None = None
+        self._meta: SessionMeta | None = None
+        self.lines: list[Any] = []
+        self.history: list[ResponseItem] = []
+        self.usage: TokenUsageInfo | None = None
+        self.path: Path | None = None
+        self.failed: RolloutError | None = None
+
+    def load(self, lines: tuple[RolloutItem, ...], history: list[ResponseItem], usage: TokenUsageInfo | None) -> None:
+        """Begin with what was recorded before."""
+        self.lines = list(lines)
+        self.history = history
+        self.usage = usage
+
+    @property
+    def is_written(self) -> bool:
+        """Whether all lines are as durable as they have to be."""
+        return self._kept >= self._number
+
+    def add(self, *lines: Any, is_awaited: bool = False) -> None:
+        """Record payloads (or whole `RolloutItem`s): they count at once, and are on their way to the file.
+
+        The first call after `begin` makes the file, of its meta line and all that was loaded. What is shown behind lines
+        that are awaited waits until they are written, under the durability `memory` too.
+        """
+        meta, self._meta = self._meta, None
+        if meta is not None:
+            lines = (meta, *self.lines, *lines)
+            self.lines = list(lines)
+        else:
+            self.lines += lines
+        if self.path is not None and lines:
+            self._send(lines, create=meta is not None, is_awaited=is_awaited)
+
+    def add_item(self, item: ResponseItem, *events: EventMsg, submission_id: str | None = None) -> None:
+        """Record a history item, and events behind it."""
+        self.history.append(item)
+        line: Any = item
+        if submission_id is not None or isinstance(item, Verbatim):  # an unknown item must not pass for an unknown line
+            line = ResponseItemLine(payload=item, submission_id=submission_id)
+        self.add(line, *events)
+
+    def begin(self, meta: SessionMeta) -> None:
+        """The first line, for a file that is not there yet."""
+        self._meta = meta
+
+    def _send(self, lines: tuple[Any, ...], *, create: bool, is_awaited: bool) -> None:
+        assert self.path is not None
+        self._number += 1
+        append = Append(self.path, self._shared.clock.timestamp(), lines, create)
+        if self._shared.config.durability == "memory" and not is_awaited:
+            self._kept = self._number
+        self._shared.writer.put((append, self._number, self.kept))
+
+    def show(self, effect: Effect) -> None:
+        """Publish an event, or call a function, as soon as everything recorded so far is kept."""
+        if self._kept >= self._number and not self._outbox:
+            if isinstance(effect, Event):
+                self._publish(effect)
+            else:
+                effect()
+        else:
+            if self._outbox is None:
+                self._outbox = deque()
+            self._outbox.append((self._number, effect))
+            if self.failed is not None:
+                self._retry()
+
+    def _retry(self) -> None:
+        """Nothing is on its way that would settle the outbox: have the writer try again what it owes the file."""
+        if not self._retrying and self.path is not None:
+            self._retrying = True
+            retry = Append(self.path, self._shared.clock.timestamp(), (), create=False)
+            self._shared.writer.put((retry, self._number, self.kept))
+
+    def kept(self, number: int, error: RolloutError | None) -> None:
+        """The writer has dealt with an append."""
+        self._retrying = False
+        if error is not None:
+            is_first, self.failed = self.failed is None, error
+            self._on_error(error, is_first)
+            return
+        self.failed = None
+        self._kept = max(self._kept, number)
+        outbox = self._outbox
+        while outbox and outbox[0][0] <= self._kept:
+            effect = outbox.popleft()[1]
+            if isinstance(effect, Event):
+                self._publish(effect)
+            else:
+                effect()
+        if not outbox:
+            self._outbox = None
+
+    def refuse(self, error: RolloutError) -> None:
+        """Fail the replies that wait for lines which could not be written; their events go on waiting."""
+        waiting = deque(self._outbox or ())
+        for _, effect in waiting:
+            if isinstance(effect, Answer):
+                effect.reply.fail(error)
+        self._outbox = deque(entry for entry in waiting if not isinstance(entry[1], Answer)) or None
+
+    def give_up(self) -> list[Effect]:
+        """The effects that cannot be shown any more; the outbox is empty then."""
+        waiting = [effect for _, effect in self._outbox or ()]
+        self._outbox, self._kept = None, self._number
+        return waiting
+
+    def count(self, usage: TokenUsage | None) -> TokenUsageInfo | None:
+        """Add a request's usage to the thread's."""
+        if usage is not None:
+            total = usage if self.usage is None else self.usage.total_token_usage + usage
+            self.usage = TokenUsageInfo(total_token_usage=total, last_token_usage=usage)
+        return self.usage
+
+    def rollout_items(self) -> tuple[RolloutItem, ...]:
+        """All lines, as a fork takes them: without inputs that only this thread has accepted."""
+        return tuple(as_rollout_item(line) for line in self.lines if not isinstance(line, InputAccepted))

@@ -1,0 +1,123 @@
+"""What every actor of one manager shares: the loop's pump, the writer, the OS threads, the model, the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from codex_actors.config import Config, ManagerConfig, ToolLike
+from codex_actors.context import turn_context
+from codex_actors.errors import RolloutError, UnsupportedOperation
+from codex_actors.model.opened import OpenedModel
+from codex_actors.model.provider import ModelProvider
+from codex_actors.protocol.history import TurnContextItem
+from codex_actors.rollout.writer import Append, RolloutWriter
+from codex_actors.runtime.clock import Clock
+from codex_actors.runtime.doorbell import Doorbell
+from codex_actors.runtime.pump import Pump
+from codex_actors.runtime.watchdog import Watchdog
+from codex_actors.runtime.workers import Workers
+from codex_actors.tools.toolbox import Toolbox, called, guarded
+
+logger = logging.getLogger("codex_actors")
+
+Kept = Callable[["int", "RolloutError | None"], None]
+"""Told of an append: its number, and the error if it could not be written. Runs in: the loop's OS thread."""
+
+
+class Shared:
+    """Made in the loop's OS thread, when the manager is entered."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, codex_home: Path | None, model: ModelProvider, config: ManagerConfig
+    ) -> None:
+        self.pid = os.getpid()
+        self.config = config
+        self.codex_home = codex_home
+        self.clock: Clock = config.clock or Clock()
+        self.pump = Pump(loop, self.clock)
+        self.model = OpenedModel(model, self.pump.context)
+        self.workers = Workers(self.pump)
+        self.writer: Doorbell[tuple[Append, int, Kept]] = Doorbell(self.pump, self._write)
+        self.watchdog = Watchdog(self.pump, config.block_warning_s, mark, self._blocked)
+        self.warn: Callable[[str, str], None] | None = None
+        self.is_closing = False
+        self.unwritten: dict[Path, str] = {}
+        self.turns: set[asyncio.Task[None]] = set()
+        self._cwd: tuple[str, Path] | None = None
+        self._turn_context: tuple[Config, str, dict[str, Any] | None, Path, TurnContextItem] | None = None
+        self._rollouts = RolloutWriter(config.durability)
+        self._toolboxes: weakref.WeakValueDictionary[int, Toolbox] = weakref.WeakValueDictionary()
+
+    def cwd(self) -> Path:
+        """The process's working directory, as one object for all threads that begin in it."""
+        text = os.getcwd()
+        if self._cwd is None or self._cwd[0] != text:
+            self._cwd = (text, Path(text))
+        return self._cwd[1]
+
+    def check_process(self) -> None:
+        """Raise in a forked child: loop, OS threads and files belong to the process that opened the manager."""
+        if os.getpid() != self.pid:
+            raise UnsupportedOperation(f"this manager belongs to process {self.pid}; make one in this process")
+
+    def turn_context(self, config: Config, model: str, schema: dict[str, Any] | None, cwd: Path) -> TurnContextItem:
+        """The settings of a turn; most turns of most threads have the same as the one before."""
+        last = self._turn_context
+        if last is None or last[0] is not config or last[1:4] != (model, schema, cwd):
+            item = turn_context(config, model, schema, cwd=cwd)
+            last = self._turn_context = (config, model, schema, cwd, item)
+        return last[4]
+
+    def toolbox(self, tools: tuple[ToolLike, ...]) -> Toolbox:
+        """The toolbox of these tools; threads with the same tuple share it."""
+        box = self._toolboxes.get(id(tools))
+        if box is None or box.tools is not tools:
+            box = self._toolboxes[id(tools)] = Toolbox(tools, self.workers, self.config.tool_timeout_s)
+        return box
+
+    def _write(self, batch: list[tuple[Append, int, Kept]]) -> None:
+        """Runs in: the writer's OS thread."""
+        errors = self._rollouts.write([append for append, _, _ in batch])
+        self.pump.post(
+            self._written,
+            [(append.path, number, kept, error) for (append, number, kept), error in zip(batch, errors, strict=True)],
+        )
+
+    def _written(self, results: list[tuple[Path, int, Kept, RolloutError | None]]) -> None:
+        for path, number, kept, error in results:
+            if error is None:
+                self.unwritten.pop(path, None)
+            else:
+                self.unwritten[path] = error.reason
+            kept(number, error)
+
+    def close_files(self) -> None:
+        """Runs in: any OS thread, after the writer's has ended."""
+        self._rollouts.close()
+
+    def _blocked(self, stack: str, marks: dict[str, str]) -> None:
+        """Runs in: the loop's OS thread, once it is free again."""
+        who = f"tool {marks['tool']}" if "tool" in marks else "something"
+        where = f" of thread {marks['thread']}" if "thread" in marks else ""
+        text = f"the event loop was blocked for more than {self.config.block_warning_s:g} s by {who}{where}:\n{stack}"
+        logger.warning(text)
+        if self.warn is not None:
+            self.warn(marks.get("thread", ""), text)
+
+
+def mark(frame: FrameType) -> dict[str, str]:
+    """The tool and thread at work in a sampled frame of ours. Runs in: the watchdog's OS thread."""
+    found: dict[str, Any] = {}
+    if frame.f_code is guarded.__code__ or frame.f_code is called.__code__:
+        context, tool = frame.f_locals.get("context"), frame.f_locals.get("tool")
+        found = {"tool": getattr(tool, "name", None), "thread": getattr(context, "thread_id", None)}
+    elif frame.f_code.co_name == "drive_turn" and "thread_id" in frame.f_locals:
+        found = {"thread": frame.f_locals["thread_id"]}
+    return {key: str(value) for key, value in found.items() if value is not None}
