@@ -1,0 +1,273 @@
+"""How benchmarks measure and report: rows in fresh processes, memory, percentiles, the table of figures and targets."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+ROW_TIMEOUT_S = 600.0
+MARK = "figures: "
+"""Begins the one line of a row's output that its parent reads."""
+
+
+class NothingMeasuredError(Exception):
+    """A row did not do what it claims to time: its figures would be worth nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a row is told."""
+
+    quick: bool
+    uvloop: bool
+
+
+Row = Callable[[Settings], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the report.
+
+    Attributes:
+        key: What the row calls it.
+        at_most, at_least: The target, in the figure's unit.
+        versus: The key of raw pykka's figure for the same thing.
+        ratio_at_least: The target, in times better than raw pykka's.
+    """
+
+    key: str
+    label: str
+    unit: str
+    at_most: float | None = None
+    at_least: float | None = None
+    versus: str | None = None
+    ratio_at_least: float | None = None
+
+    @property
+    def more_is_better(self) -> bool:
+        """Rates are better when higher, all else when lower."""
+        return self.unit.endswith("/s")
+
+    def target(self) -> str:
+        """The target as text; empty without one."""
+        if self.ratio_at_least is not None:
+            return f">= {self.ratio_at_least:g} x pykka"
+        if self.at_most is not None:
+            return f"<= {self.at_most:,g}"
+        return "" if self.at_least is None else f">= {self.at_least:,g}"
+
+    def verdict(self, value: float, ratio: float | None) -> str:
+        """PASS, MISS, or nothing where there is no target."""
+        if not self.target():
+            return ""
+        if self.ratio_at_least is not None:
+            met = ratio is not None and ratio >= self.ratio_at_least
+        elif self.at_most is not None:
+            met = value <= self.at_most
+        else:
+            met = value >= (self.at_least or 0.0)
+        return "PASS" if met else "MISS"
+
+    def ratio(self, value: float, values: Mapping[str, float]) -> float | None:
+        """How many times better than raw pykka; None where nothing compares, or the figure is within the noise of 0."""
+        other = None if self.versus is None else values.get(self.versus)
+        if other is None or value <= 0:
+            return None
+        return value / other if self.more_is_better else other / value
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A row and its figures. `repeats` fresh processes are run; the figure is their median."""
+
+    name: str
+    row: Row
+    figures: tuple[Figure, ...]
+    repeats: int = 3
+
+
+# --- inside a row ----------------------------------------------------------------------------------------------------
+
+
+def check(claim: object, text: str) -> None:
+    """Refuse to report figures of a row that did not do its work.
+
+    Raises:
+        NothingMeasuredError: `claim` is false.
+    """
+    if not claim:
+        raise NothingMeasuredError(text)
+
+
+def run_on_loop(settings: Settings, coroutine: Coroutine[Any, Any, Mapping[str, float]]) -> Mapping[str, float]:
+    """Run a row on asyncio's own loop, or on uvloop's."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if settings.uvloop:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(coroutine)
+
+
+def rss_bytes() -> int:
+    """What this process holds in memory, after garbage and free pages are given back."""
+    for _ in range(3):
+        gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    return int(psutil.Process().memory_info().rss)
+
+
+def os_threads() -> int:
+    """How many OS threads this process has."""
+    return int(psutil.Process().num_threads())
+
+
+def size_of(roots: Iterable[object]) -> int:
+    """The bytes of all objects below `roots`, each counted once; classes, functions and modules are not counted."""
+    seen: set[int] = set()
+    stack, total = list(roots), 0
+    while stack:
+        item = stack.pop()
+        if id(item) in seen or item is None or isinstance(item, type | ModuleType) or callable(item):
+            continue
+        seen.add(id(item))
+        total += sys.getsizeof(item)
+        stack += gc.get_referents(item)
+    return total
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """The smallest sample that `percent` of the samples do not exceed."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def per_second(count: int, begun_s: float) -> float:
+    """The rate of `count` things done since `begun_s` (of `time.perf_counter`)."""
+    return count / (time.perf_counter() - begun_s)
+
+
+def micros(count: int, begun_s: float) -> float:
+    """Microseconds for each of `count` things done since `begun_s` (of `time.perf_counter`)."""
+    return (time.perf_counter() - begun_s) / count * 1e6
+
+
+def answer(row: Row, settings: Settings) -> None:
+    """Run a row in this process and hand its figures to the parent. A row that measured nothing ends it with 2."""
+    try:
+        figures = row(settings)
+    except NothingMeasuredError as error:
+        # Not by way of an exit that waits for what the row left running.
+        print(f"NOTHING MEASURED: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
+    print(MARK + json.dumps(dict(figures)), flush=True)
+    # What a row leaves running (thousands of pykka's OS threads) is not worth a tidy exit.
+    os._exit(0)
+
+
+# --- in the parent ---------------------------------------------------------------------------------------------------
+
+
+def measure(
+    script: Path, groups: Sequence[Group], flags: Sequence[str], *, quick: bool
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Run all rows, round after round, each in a fresh process of this interpreter.
+
+    Returns:
+        The samples of each figure, and why rows failed, by their names: one that did not end, or left a figure out.
+    """
+    samples: dict[str, list[float]] = {}
+    failures: dict[str, str] = {}
+    for number in range(1 if quick else max(group.repeats for group in groups)):
+        for group in groups:
+            if number >= group.repeats or group.name in failures:
+                continue
+            print(f"  {group.name} ...", file=sys.stderr, flush=True)
+            try:
+                values = _run_row(script, group, flags)
+            except NothingMeasuredError as error:
+                failures[group.name] = str(error)
+                continue
+            for key, value in values.items():
+                samples.setdefault(key, []).append(value)
+    return samples, failures
+
+
+def _run_row(script: Path, group: Group, flags: Sequence[str]) -> dict[str, float]:
+    command = [sys.executable, str(script), "--row", group.name, *flags]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ROW_TIMEOUT_S, cwd=ROOT, check=False)
+    except subprocess.TimeoutExpired:
+        raise NothingMeasuredError(f"row {group.name}: not done within {ROW_TIMEOUT_S:g} s") from None
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode or len(lines) != 1:
+        raise NothingMeasuredError(f"row {group.name} (exit {done.returncode}): {done.stderr.strip()[-1000:]}")
+    values: dict[str, float] = json.loads(lines[0].removeprefix(MARK))
+    missing = {figure.key for figure in group.figures} - values.keys()
+    check(not missing, f"row {group.name} left out {', '.join(sorted(missing))}")
+    return values
+
+
+def machine(*, uvloop: bool) -> dict[str, str]:
+    """What the figures hold for."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:  # no /proc on this system
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f"load {os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "load unknown"
+    loop = f"uvloop {version('uvloop')}" if uvloop else "asyncio"
+    state = "on" if gc.isenabled() else "off"
+    return {
+        "machine": f"{model}, {cores} cores, {platform.system()}, {load} at the start",
+        "python": f"{platform.python_implementation()} {platform.python_version()}, gc {state} {gc.get_threshold()}",
+        "packages": f"pykka {version('pykka')}, pydantic {version('pydantic')}, loop: {loop}",
+    }
+
+
+def report(groups: Sequence[Group], samples: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Print each figure with raw pykka's ratio, its target and the verdict; the same as records."""
+    values = {key: statistics.median(seen) for key, seen in samples.items()}
+    records: list[dict[str, Any]] = []
+    print(f"{'':<58}{'value':>12} {'unit':<10}{'min .. max':>22}  {'x pykka':>8}  {'target':<15}")
+    for group in groups:
+        print(f"{group.name}")
+        for figure in group.figures:
+            value, seen = values[figure.key], samples[figure.key]
+            ratio = figure.ratio(value, values)
+            verdict = figure.verdict(value, ratio)
+            spread = f"{_short(min(seen))} .. {_short(max(seen))}" if len(seen) > 1 else ""
+            times = "" if ratio is None else f"{ratio:.2f}"
+            line = f"  {figure.label:<56}{_short(value):>12} {figure.unit:<10}{spread:>22}  {times:>8}"
+            print(f"{line}  {figure.target():<15} {verdict}".rstrip())
+            record: dict[str, Any] = {"row": group.name, "key": figure.key, "label": figure.label, "unit": figure.unit}
+            record |= {"value": value, "samples": list(seen), "ratio": ratio}
+            records.append(record | {"target": figure.target(), "verdict": verdict})
+    return records
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
