@@ -43,6 +43,7 @@ from codex_actors.protocol.history import Forked
 from codex_actors.protocol.ids import INITIAL_SUBMIT_ID, ThreadId
 from codex_actors.protocol.ops import Interrupt, Shutdown, Submission, ThreadRollback, UserInput
 from codex_actors.protocol.status import AgentStatus, Ended
+from codex_actors.protocol.wire import made
 from codex_actors.rollout.truncation import drop_last_n_user_turns
 from codex_actors.runtime.actor import LATER, LoopActor
 from codex_actors.runtime.status_watch import StatusCell
@@ -267,7 +268,7 @@ class ThreadActor(LoopActor):
         turn = self.turn = Turn(turn_id, context, inputs[-1].schema, 0)
         self.phase = "running"
         self.shared.watchdog.watch()
-        self.emit(turn, TaskStarted(turn_id=turn_id))
+        self.emit(turn, made(TaskStarted, turn_id=turn_id))
         history = self.record.history
         lines: list[Any] = []
         birth, self._birth = self._birth, None
@@ -324,7 +325,8 @@ class ThreadActor(LoopActor):
         self.shared.turns.add(turn.task)
         turn.task.add_done_callback(self.shared.turns.discard)
         limit_s = self.shared.config.turn_timeout_s
-        turn.deadline = self.pump.loop.call_later(limit_s, self._expire_turn, turn, limit_s)
+        turn.expire = partial(self._expire_turn, turn, limit_s)
+        self.pump.deadlines(limit_s).set(turn.expire)
 
     def _expire_turn(self, turn: Turn, limit_s: float) -> None:
         if self.turn is turn:
@@ -374,13 +376,13 @@ class ThreadActor(LoopActor):
         self.phase = "idle"
         self.shared.watchdog.unwatch()
         if aborted is not None:
-            event: EventMsg = TurnAborted(turn_id=turn.id, reason=aborted)
+            event: EventMsg = made(TurnAborted, turn_id=turn.id, reason=aborted)
             status = AgentStatus.INTERRUPTED
             self.record.add(event)
         else:
             if error is not None:
                 self.emit(turn, Error(message=error))
-            event = TaskComplete(turn_id=turn.id, last_agent_message=turn.text, error=error)
+            event = made(TaskComplete, turn_id=turn.id, last_agent_message=turn.text, error=error)
             status = AgentStatus.completed(turn.text) if error is None else AgentStatus.errored(error)
         self.emit(turn, event)
         if turn.results:
@@ -388,8 +390,8 @@ class ThreadActor(LoopActor):
             result = TurnResult(turn.id, turn.text, items, turn.usage or TokenUsage(), status, error)
             for reply in turn.results:
                 self.record.show(Answer(reply, result))
-        if turn.deadline is not None:
-            turn.deadline.cancel()
+        if turn.expire is not None:
+            self.pump.deadlines(self.shared.config.turn_timeout_s).discard(turn.expire)
         if turn.task is not None and not finished:
             turn.task.cancel()
         if self._pending:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from codex_actors.protocol.events import TokenUsage, UserMessage
 from codex_actors.protocol.history import InputAccepted, ResponseItemLine
 from codex_actors.protocol.items import ImageInput, InputItem, Message, TextInput, user_message
 from codex_actors.protocol.ops import Submission, UserInput
+from codex_actors.protocol.wire import made
 from codex_actors.rollout.replay import Call
 from codex_actors.runtime.reply import Reply
 
@@ -63,7 +65,7 @@ class Accepted:
     def event(self) -> UserMessage:
         """What watchers are told, and old Codex versions list threads by."""
         if len(self.items) == 1 and isinstance(self.items[0], TextInput):
-            return UserMessage(message=self.items[0].text)
+            return made(UserMessage, message=self.items[0].text)
         text = "".join(item.text for item in self.items if isinstance(item, TextInput))
         images = tuple(item.image_url for item in self.items if isinstance(item, ImageInput))
         return UserMessage(message=text, images=images) if images else UserMessage(message=text)
@@ -79,7 +81,8 @@ class Turn:
     first: int
     """Where in the history the items of this turn begin, behind its input."""
     task: asyncio.Task[None] | None = None
-    deadline: asyncio.TimerHandle | None = None
+    expire: Callable[[], None] | None = None
+    """What its deadline calls."""
     item_id: str | None = None
     """The item that the model is writing."""
     count: int = 0

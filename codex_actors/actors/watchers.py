@@ -7,7 +7,7 @@ import weakref
 from typing import Any
 
 from codex_actors.protocol.events import Event
-from codex_actors.protocol.status import Ended, status_after
+from codex_actors.protocol.status import STATUS_EVENTS, Ended, status_after
 from codex_actors.runtime.actor import tell_ref
 from codex_actors.runtime.pump import Pump
 from codex_actors.runtime.status_watch import StatusCell
@@ -30,8 +30,7 @@ class Watchers:
 
     def publish(self, event: Event) -> None:
         """Tell everybody, in this order: status, the thread's own stream, streams, refs."""
-        status = status_after(event.msg)
-        if status is not None:
+        if type(event.msg) in STATUS_EVENTS and (status := status_after(event.msg)) is not None:
             self.cell.set(status)
         (self._own or self.own_stream()).push(event)
         if self._streams is not None:

@@ -124,8 +124,6 @@ def status_after(msg: EventMsg) -> AgentStatus | None:
     Source: `agent_status_from_event`; a `task_complete` that carries an error stays `errored` (in Codex's seed era the
     error was overwritten by `completed(null)`).
     """
-    if type(msg) not in _CHANGING:
-        return None
     match msg:
         case TaskStarted():
             return AgentStatus.RUNNING
@@ -146,7 +144,8 @@ def status_after(msg: EventMsg) -> AgentStatus | None:
     return None
 
 
-_CHANGING = frozenset({TaskStarted, TaskComplete, TurnAborted, Error, ShutdownComplete})
+STATUS_EVENTS: frozenset[type] = frozenset({TaskStarted, TaskComplete, TurnAborted, Error, ShutdownComplete})
+"""The classes that `status_after` can lead somewhere from."""
 
 
 def is_final(status: AgentStatus) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from codex_actors.errors import InternalAgentDied
 from codex_actors.runtime.clock import Clock
+from codex_actors.runtime.deadlines import Deadlines
 from codex_actors.runtime.reply import Reply
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class Pump:
         self.pending: set[Any] = set()
         self.watching: weakref.WeakSet[Any] = weakref.WeakSet()
         self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS)
+        self._deadlines: dict[float, Deadlines] = {}
         self._ready: deque[Served] = deque()
         self._after: deque[Callable[[], Any]] = deque()
         self._foreign: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -152,6 +154,13 @@ class Pump:
             except RuntimeError:  # a task that is unwound behind the end of its loop
                 self._lost = True
                 self.abandon()
+
+    def deadlines(self, limit_s: float) -> Deadlines:
+        """The deadlines of all who wait for `limit_s`."""
+        deadlines = self._deadlines.get(limit_s)
+        if deadlines is None:
+            deadlines = self._deadlines[limit_s] = Deadlines(self.loop, limit_s, self.context)
+        return deadlines
 
     def refuse(self, message: Any, reason: str) -> None:
         """Keep what could not be delivered among the newest 1,000 dead letters."""

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 import pykka
 
 from codex_actors.errors import DeadlockError, InternalAgentDied, ReplyCancelled, ReplyTimeout
+from codex_actors.runtime.deadlines import Deadlines
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -41,6 +42,10 @@ class Home(Protocol):
     ident: int
     loop: asyncio.AbstractEventLoop
     pending: set[Any]
+
+    def deadlines(self, limit_s: float) -> Deadlines:
+        """The deadlines of all who wait on that loop for `limit_s`."""
+        ...
 
     def is_closed(self) -> bool:
         """Whether that loop will not run again."""
@@ -230,12 +235,23 @@ class Reply(pykka.Future[T]):
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(wake)
 
-        timer = None if self._timeout_s is None else loop.call_later(self._timeout_s, _expire, waiter, self._timeout_s)
+        limit_s = self._timeout_s
+        is_home = home is not None and loop is home.loop
+        deadlines = timer = watch = None
+        expire = functools.partial(_expire, waiter, limit_s)
+        if limit_s is not None and home is not None and is_home:
+            deadlines = home.deadlines(limit_s)
+            deadlines.set(expire)
+        elif limit_s is not None:
+            timer = loop.call_later(limit_s, expire)
         self.when_done(wake)
-        watch = None if home is None or loop is home.loop else _HomeWatch(self, home, loop)
+        if home is not None and not is_home:
+            watch = _HomeWatch(self, home, loop)
         try:
             yield from waiter
         finally:
+            if deadlines is not None:
+                deadlines.discard(expire)
             if watch is not None:
                 watch.timer.cancel()
             if timer is not None:
@@ -364,9 +380,9 @@ class _HomeWatch:
             self.timer = self.loop.call_later(LOOP_CHECK_S, self.look)
 
 
-def _expire(waiter: asyncio.Future[None], timeout_s: float) -> None:
+def _expire(waiter: asyncio.Future[None], timeout_s: float | None) -> None:
     if not waiter.done():
-        waiter.set_exception(ReplyTimeout(timeout_s))
+        waiter.set_exception(ReplyTimeout(timeout_s or 0.0))
 
 
 async def in_os_thread(call: Callable[[], Any]) -> Any:

@@ -63,18 +63,19 @@ class EventStream:
         if self._closed:
             return
         number = self._seq + 1
-        if self._rolls(event) if self._rolling else self._overrun is None and self._fits(event):
+        if self._rolling:
+            # Nobody may ever read it, and a thousand floods of deltas kept for nobody are what makes a full garbage
+            # collection long: so until it is first read it keeps only the first deltas, and then the newest of all.
+            if self._waiters is not None or type(event.msg) not in DELTAS or self._is_early():
+                self._buffer.append((number, event))
+        elif self._overrun is None and self._fits(event):
             self._buffer.append((number, event))
         # Behind the append: a reader that sees the number finds the event, or knows that it is missed.
         self._seq = number
         if self._waiters:
             self._wake()
 
-    def _rolls(self, event: Event) -> bool:
-        """A rolling stream keeps the newest. Nobody may ever read it, and a thousand floods of deltas kept for nobody are
-        what makes a full garbage collection long: so until it is first read it keeps only the first deltas."""
-        if self._waiters is not None or not isinstance(event.msg, DELTAS):
-            return True
+    def _is_early(self) -> bool:
         self._pushed[True] += 1
         return self._pushed[True] <= UNREAD_DELTAS
 
