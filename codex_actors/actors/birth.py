@@ -15,9 +15,19 @@ from codex_actors.actors.shared import Shared
 from codex_actors.errors import UnsupportedOperation
 from codex_actors.model.provider import provider_name
 from codex_actors.protocol.events import EventMsg, SessionConfigured, TokenUsageInfo
-from codex_actors.protocol.history import Forked, InputAccepted, New, Resumed, RolloutItem, SessionMeta, SubAgentSource
+from codex_actors.protocol.history import (
+    Forked,
+    InputAccepted,
+    InputAcceptedLine,
+    New,
+    Resumed,
+    RolloutItem,
+    SessionMeta,
+    SubAgentSource,
+)
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import ResponseItem
+from codex_actors.protocol.wire import made
 from codex_actors.rollout.replay import (
     CallOutput,
     close_open_calls,
@@ -105,7 +115,8 @@ def _configured(
         optional = {"initial_messages": initial, "forked_from_id": forked_from}
     if path is not None:
         optional["rollout_path"] = str(path)
-    return SessionConfigured(
+    return made(
+        SessionConfigured,
         session_id=thread_id,
         model=model,
         model_provider_id=provider_name(shared.model.model),
@@ -145,6 +156,6 @@ def _model_changed(lines: Sequence[RolloutItem], model: str) -> str | None:
     return f"This thread was recorded with model `{recorded.model}` but goes on with `{model}`; its quality may suffer."
 
 
-def drop_accepted(lines: Sequence[RolloutItem | InputAccepted]) -> tuple[Any, ...]:
-    """The lines without our own: an input that another thread accepted is not this one's."""
-    return tuple(line for line in lines if getattr(line, "type", "") not in ("codex_actors", "input_accepted"))
+def drop_accepted(lines: Sequence[RolloutItem]) -> tuple[RolloutItem, ...]:
+    """The lines of a fork's parent, but for those of our own: an input that another thread accepted is not this one's."""
+    return tuple(line for line in lines if not isinstance(line, InputAcceptedLine))

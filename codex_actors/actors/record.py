@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from codex_actors.actors.shared import Shared
 from codex_actors.errors import RolloutError
 from codex_actors.protocol.events import Event, EventMsg, TokenUsage, TokenUsageInfo
-from codex_actors.protocol.history import InputAccepted, ResponseItemLine, RolloutItem, SessionMeta, as_rollout_item
+from codex_actors.protocol.history import ResponseItemLine, RolloutItem, SessionMeta, as_rollout_item
 from codex_actors.protocol.items import ResponseItem, Verbatim
-from codex_actors.rollout.writer import Append
+from codex_actors.protocol.wire import made
+from codex_actors.rollout.reader import items_of
+from codex_actors.rollout.writer import Append, encode_body
 from codex_actors.runtime.reply import Reply
 
 
@@ -92,12 +95,14 @@ class ThreadRecord:
         that are awaited waits until they are written, under the durability `memory` too.
         """
         meta, self._meta = self._meta, None
-        if meta is not None:
-            lines = (meta, *self.lines, *lines)
-            self.lines = list(lines)
-        else:
+        if self.path is None:
             self.lines += lines
-        if self.path is not None and lines:
+            return
+        if meta is not None:
+            lines, self.lines = (meta, *self.lines, *lines), []
+        lines = _encoded(lines)
+        self.lines += lines
+        if lines:
             self._send(lines, create=meta is not None, is_awaited=is_awaited)
 
     def add_item(self, item: ResponseItem, *events: EventMsg, submission_id: str | None = None) -> None:
@@ -178,9 +183,22 @@ class ThreadRecord:
         """Add a request's usage to the thread's."""
         if usage is not None:
             total = usage if self.usage is None else self.usage.total_token_usage + usage
-            self.usage = TokenUsageInfo(total_token_usage=total, last_token_usage=usage)
+            self.usage = made(TokenUsageInfo, total_token_usage=total, last_token_usage=usage)
         return self.usage
 
     def rollout_items(self) -> tuple[RolloutItem, ...]:
-        """All lines, as a fork takes them: without inputs that only this thread has accepted."""
-        return tuple(as_rollout_item(line) for line in self.lines if not isinstance(line, InputAccepted))
+        """All lines, in order."""
+        items: list[RolloutItem] = []
+        for are_bodies, group in groupby(self.lines, lambda line: type(line) is bytes):
+            lines = list(group)
+            items += items_of(lines) if are_bodies else map(as_rollout_item, lines)
+        return tuple(items)
+
+
+def _encoded(lines: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The lines as they go to the file: half the size, and nothing for the garbage collector to look at. Where one is no
+    JSON they stay as they are, for the writer to refuse."""
+    try:
+        return tuple([line if type(line) is bytes else encode_body(line) for line in lines])
+    except (ValueError, TypeError, RecursionError):
+        return lines

@@ -25,6 +25,7 @@ from codex_actors.protocol.events import (
     TokenCount,
 )
 from codex_actors.protocol.items import CustomToolCall, FunctionCall, LocalShellCall, Message, Reasoning
+from codex_actors.protocol.wire import made
 from codex_actors.tools.toolbox import CallDone
 from codex_actors.turn import CALLS, Step
 
@@ -38,11 +39,11 @@ def commit(actor: ThreadActor, turn: Turn, step: Step) -> None:
 
 
 def _text_delta(actor: ThreadActor, turn: Turn, step: TextDelta) -> None:
-    actor.emit(turn, AgentMessageDelta(delta=step.delta))
+    actor.emit(turn, made(AgentMessageDelta, delta=step.delta))
 
 
 def _reasoning_delta(actor: ThreadActor, turn: Turn, step: ReasoningDelta) -> None:
-    actor.emit(turn, AgentReasoningDelta(delta=step.delta))
+    actor.emit(turn, made(AgentReasoningDelta, delta=step.delta))
 
 
 def _retrying(actor: ThreadActor, turn: Turn, step: Retrying) -> None:
@@ -57,7 +58,7 @@ def _item_added(actor: ThreadActor, turn: Turn, step: ItemAdded | ItemDone) -> N
     )
     if kind is not None:
         turn.item_id = turn.name_item(getattr(item, "id", None))
-        started = ItemStarted(thread_id=actor.thread_id, turn_id=turn.id, item=kind(id=turn.item_id))
+        started = made(ItemStarted, thread_id=actor.thread_id, turn_id=turn.id, item=made(kind, id=turn.item_id))
         actor.emit(turn, started)
 
 
@@ -72,14 +73,14 @@ def _item_done(actor: ThreadActor, turn: Turn, step: ItemDone) -> None:
         legacy: Any
         if isinstance(item, Message):
             turn.text = item.text
-            legacy = AgentMessage(message=turn.text)
-            whole = AgentMessageItem(id=item_id, content=(AgentText(text=turn.text),))
+            legacy = made(AgentMessage, message=turn.text)
+            whole = made(AgentMessageItem, id=item_id, content=(made(AgentText, text=turn.text),))
         else:
-            legacy = AgentReasoning(text=item.text)
+            legacy = made(AgentReasoning, text=item.text)
             raw = tuple(part.text for part in item.content or ())
             whole = ReasoningItem(id=item_id, summary_text=tuple(part.text for part in item.summary), raw_content=raw)
         actor.record.add_item(item, legacy)
-        actor.emit(turn, ItemCompleted(thread_id=actor.thread_id, turn_id=turn.id, item=whole))
+        actor.emit(turn, made(ItemCompleted, thread_id=actor.thread_id, turn_id=turn.id, item=whole))
         actor.emit(turn, legacy)
         return
     actor.record.add_item(item)
@@ -101,13 +102,13 @@ def _call_done(actor: ThreadActor, turn: Turn, step: CallDone) -> None:
     turn.open_calls.remove(step.call)
     actor.record.add_item(step.output)
     item = _call_item(step.call, output=step.text, success=step.success)
-    actor.emit(turn, ItemCompleted(thread_id=actor.thread_id, turn_id=turn.id, item=item))
+    actor.emit(turn, made(ItemCompleted, thread_id=actor.thread_id, turn_id=turn.id, item=item))
 
 
 def _completed(actor: ThreadActor, turn: Turn, step: Completed) -> None:
     if step.usage is not None:
         turn.usage = step.usage if turn.usage is None else turn.usage + step.usage
-    event = TokenCount(info=actor.record.count(step.usage))
+    event = made(TokenCount, info=actor.record.count(step.usage))
     actor.record.add(event)
     actor.emit(turn, event)
 

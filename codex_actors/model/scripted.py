@@ -41,6 +41,7 @@ from codex_actors.protocol.items import (
     ResponseItem,
 )
 from codex_actors.protocol.ops import describe
+from codex_actors.protocol.wire import made
 
 Answer: TypeAlias = str | Sequence[ResponseItem] | AsyncIterator[ModelEvent]
 """Text, a list or tuple of items, or the events themselves (which then include the `Completed`)."""
@@ -53,7 +54,7 @@ Script: TypeAlias = AnswerFunction | Sequence[str | Sequence[ResponseItem] | Ans
 
 Place: TypeAlias = Literal["start", "deltas"]
 
-_BEGUN = ItemAdded(Message(role="assistant"))
+_BEGUN = ItemAdded(made(Message, role="assistant"))
 
 
 class ScriptedModel:
@@ -169,7 +170,7 @@ class ScriptedModel:
 
     def _events_of(self, answer: Any) -> tuple[Iterable[ModelEvent], int]:
         if isinstance(answer, str):
-            message = Message(role="assistant", content=(OutputText(text=answer),))
+            message = made(Message, role="assistant", content=(made(OutputText, text=answer),))
             return _streamed(message, answer, TextDelta, self._delta_chars), len(answer)
         if isinstance(answer, list | tuple):
             for item in answer:
@@ -300,7 +301,7 @@ def _estimate(prompt: Prompt, output_chars: int) -> TokenUsage:
     newest = prompt.input[-4:]
     chars = sum(map(_chars, newest)) * len(prompt.input) // (len(newest) or 1) + len(prompt.instructions or "")
     read, written = (chars + 3) // 4, (output_chars + 3) // 4
-    return TokenUsage(input_tokens=read, output_tokens=written, total_tokens=read + written)
+    return made(TokenUsage, input_tokens=read, output_tokens=written, total_tokens=read + written)
 
 
 def _chars(item: ResponseItem) -> int:

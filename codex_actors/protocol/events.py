@@ -12,7 +12,7 @@ from pydantic import Field, Tag, TypeAdapter
 
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import InputItem, Verbatim, tagged
-from codex_actors.protocol.wire import Wire
+from codex_actors.protocol.wire import LAZY, Wire, made
 
 
 class TokenUsage(Wire):
@@ -25,7 +25,8 @@ class TokenUsage(Wire):
     total_tokens: int = 0
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
-        return TokenUsage(
+        return made(
+            TokenUsage,
             input_tokens=self.input_tokens + other.input_tokens,
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
@@ -303,9 +304,7 @@ EventMsg: TypeAlias = Annotated[
     ),
 ]
 
-SessionConfigured.model_rebuild()
-
-EVENT_MSG: TypeAdapter[EventMsg] = TypeAdapter(EventMsg)
+EVENT_MSG: TypeAdapter[EventMsg] = TypeAdapter(EventMsg, config=LAZY)
 """Parses one message from JSON or a dict."""
 
 

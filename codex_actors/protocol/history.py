@@ -16,7 +16,7 @@ from pydantic import Tag, TypeAdapter
 from codex_actors.protocol.events import EventMsg
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import RESPONSE_ITEMS, InputItem, ResponseItem, Verbatim, tagged
-from codex_actors.protocol.wire import Wire
+from codex_actors.protocol.wire import LAZY, Wire
 
 
 class SessionSource(StrEnum):
@@ -163,7 +163,7 @@ RolloutItem: TypeAlias = Annotated[
 ]
 """One line of a rollout: `type` and `payload` (the line's `timestamp` belongs to the file)."""
 
-ROLLOUT_ITEM: TypeAdapter[RolloutItem] = TypeAdapter(RolloutItem)
+ROLLOUT_ITEM: TypeAdapter[RolloutItem] = TypeAdapter(RolloutItem, config=LAZY)
 """Parses one line's object; its timestamp is kept as an unknown field."""
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter, model_serializer, model_validator
 
-from codex_actors.protocol.wire import Wire
+from codex_actors.protocol.wire import LAZY, Wire, made
 
 
 class InputText(Wire):
@@ -228,7 +228,7 @@ ResponseItem: TypeAlias = Annotated[
 RESPONSE_ITEMS: tuple[type, ...] = tuple({get_args(variant)[0] for variant in get_args(get_args(ResponseItem)[0])})
 """The classes of `ResponseItem`, for `isinstance`."""
 
-RESPONSE_ITEM: TypeAdapter[ResponseItem] = TypeAdapter(ResponseItem)
+RESPONSE_ITEM: TypeAdapter[ResponseItem] = TypeAdapter(ResponseItem, config=LAZY)
 """Parses one item from JSON or a dict."""
 
 
@@ -252,10 +252,13 @@ InputItem: TypeAlias = Annotated[TextInput | ImageInput, Field(discriminator="ty
 
 def user_message(items: tuple[InputItem, ...]) -> Message:
     """The history item for one user input. Source: `models.rs`, `From<Vec<UserInput>> for ResponseInputItem`."""
-    return Message(
+    return made(
+        Message,
         role="user",
         content=tuple(
-            InputText(text=item.text) if isinstance(item, TextInput) else InputImage(image_url=item.image_url)
+            made(InputText, text=item.text)
+            if isinstance(item, TextInput)
+            else made(InputImage, image_url=item.image_url)
             for item in items
         ),
     )

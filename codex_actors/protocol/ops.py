@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from codex_actors.errors import InvalidRequest
 from codex_actors.protocol.items import InputItem, TextInput
+from codex_actors.protocol.wire import LAZY, Wire, made
 
 
-class _Op(BaseModel):
+class _Op(Wire):
     """Unlike what is read from files, an op with an unknown field is refused: the client meant something by it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +60,7 @@ class ThreadRollback(_Op):
 
 Op: TypeAlias = Annotated[UserInput | Interrupt | Shutdown | ThreadRollback, Field(discriminator="type")]
 
-_OP: TypeAdapter[Op] = TypeAdapter(Op)
+_OP: TypeAdapter[Op] = TypeAdapter(Op, config=LAZY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ def parse_input(value: Any) -> UserInput:
     """
     if isinstance(value, UserInput):
         return value
+    if type(value) is str:  # what most callers give, and nothing in it can be wrong
+        return made(UserInput, items=(made(TextInput, text=value),))
     try:
         return UserInput(value) if isinstance(value, str) else UserInput(items=value)
     except ValidationError as error:

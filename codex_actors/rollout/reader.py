@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,13 @@ from codex_actors.rollout.replay import session_meta
 
 _LOGGER = logging.getLogger("codex_actors")
 
-_VALIDATE: dict[str, Any] = {
-    "session_meta": SessionMetaLine.__pydantic_validator__.validate_python,
-    "response_item": ResponseItemLine.__pydantic_validator__.validate_python,
-    "compacted": CompactedLine.__pydantic_validator__.validate_python,
-    "turn_context": TurnContextLine.__pydantic_validator__.validate_python,
-    "event_msg": EventMsgLine.__pydantic_validator__.validate_python,
-    "codex_actors": InputAcceptedLine.__pydantic_validator__.validate_python,
+_LINES: dict[str, type[Any]] = {
+    "session_meta": SessionMetaLine,
+    "response_item": ResponseItemLine,
+    "compacted": CompactedLine,
+    "turn_context": TurnContextLine,
+    "event_msg": EventMsgLine,
+    "codex_actors": InputAcceptedLine,
 }
 """The members of `RolloutItem`, by wire tag. Twice as fast as `ROLLOUT_ITEM.validate_json`, which turns every nested
 union into Python objects once more to look at its tag."""
@@ -75,6 +76,11 @@ def get_rollout_history(path: Path | str) -> InitialHistory:
     if meta is None:
         raise RolloutError(path, "failed to parse thread ID from rollout file")
     return Resumed(conversation_id=meta.id, history=tuple(items), rollout_path=path)
+
+
+def items_of(bodies: Iterable[bytes]) -> list[RolloutItem]:
+    """The lines that `writer.encode_body` has made these of, without a timestamp."""
+    return _parse_lines(b"".join([b"{" + body[2:] for body in bodies]))[0]
 
 
 def rollout_path_of(codex_home: Path | str, thread_id: ThreadId | str) -> Path | None:
@@ -129,9 +135,9 @@ def _parse_lines(data: bytes) -> tuple[list[RolloutItem], list[int]]:
         if not isinstance(value, dict) or not isinstance(tag, str):
             skipped.append(number)
             continue
-        validate = _VALIDATE.get(tag)
+        kind = _LINES.get(tag)
         try:
-            items.append(Verbatim(raw=value) if validate is None else validate(value))
+            items.append(Verbatim(raw=value) if kind is None else kind.__pydantic_validator__.validate_python(value))
         except (ValidationError, TypeError):
             # TypeError: a nested `type` that is no string.
             items.append(Verbatim(raw=value))

@@ -52,6 +52,7 @@ payload stands in its line (`ResponseItemLine(payload=...)`)."""
 MAX_OPEN_FILES = 128
 """How many rollouts a writer keeps open; the one used longest ago is closed first."""
 
+_LINE_START = b'{"timestamp":"'
 _TAIL_BYTES = 4096
 _LINE_TIMESTAMP = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
 
@@ -60,13 +61,13 @@ _LINE_TIMESTAMP = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.
 class Append:
     """Lines for the end of one file, all with one `timestamp` (as `line_timestamp` makes it).
 
-    `create`: these are the first lines of a file that must not exist yet. Otherwise it must exist. Without items it
-    only tries again what waits for the path.
+    Bytes are a line that `encode_body` has made. `create`: these are the first lines of a file that must not exist yet.
+    Otherwise it must exist. Without items it only tries again what waits for the path.
     """
 
     path: Path
     timestamp: str
-    items: tuple[Recordable, ...]
+    items: tuple[Recordable | bytes, ...]
     create: bool
 
 
@@ -235,8 +236,17 @@ class RolloutWriter:
         os.close(file.fd)
 
 
-def encode_line(timestamp: str, item: Recordable) -> bytes:
+def encode_line(timestamp: str, item: Recordable | bytes) -> bytes:
     """The line of `item`, with its newline: `{"timestamp":...,"type":...,"payload":{...}}`.
+
+    Raises:
+        ValueError: as `encode_body`.
+    """
+    return _LINE_START + timestamp.encode() + (item if isinstance(item, bytes) else encode_body(item))
+
+
+def encode_body(item: Recordable) -> bytes:
+    """What follows the timestamp's digits in the line of `item`: a line whose timestamp is not known yet.
 
     Fields that are None are left out. A `Verbatim` keeps all it has but `timestamp` and `ordinal`: both belong to the
     file it was read from. Half a surrogate pair, which no JSON reader takes, becomes U+FFFD.
@@ -246,10 +256,10 @@ def encode_line(timestamp: str, item: Recordable) -> bytes:
     """
     head = _HEADS.get(type(item))
     if head is not None:
-        return b'{"timestamp":"%b%b%b}\n' % (timestamp.encode(), head, _json_of(item))
+        return head + _json_of(item) + b"}\n"
     if isinstance(item, Verbatim):
         rest = {key: value for key, value in item.raw.items() if key not in ("timestamp", "ordinal")}
-        return _json_of(Verbatim(raw={"timestamp": timestamp, **rest})) + b"\n"
+        return (b'",' if rest else b'"') + _json_of(Verbatim(raw=rest))[1:] + b"\n"
     head = _LINE_HEADS.get(type(item))
     if head is None:
         raise ValueError(f"{type(item).__name__} makes no line")
@@ -257,7 +267,7 @@ def encode_line(timestamp: str, item: Recordable) -> bytes:
     submission = b""
     if isinstance(item, ResponseItemLine) and item.submission_id is not None:
         submission = b',"submission_id":' + to_json(item.submission_id)
-    return b'{"timestamp":"%b%b%b%b}\n' % (timestamp.encode(), head, _json_of(line.payload), submission)
+    return head + _json_of(line.payload) + submission + b"}\n"
 
 
 def rollout_path(codex_home: Path | str, thread_id: ThreadId, now: datetime) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from codex_actors.config import Config
 from codex_actors.protocol.history import ModelPreset
+from codex_actors.protocol.wire import made
 from codex_actors.services.auth import AuthManager
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class ModelsManager:
         """The slug for a thread of `config`: its own, else the default preset's."""
         if config.model is not None:
             return config.model
-        return next(preset.model for preset in self.list_models(config) if preset.is_default)
+        presets = self._presets()
+        return next((preset.model for preset in presets if preset.is_default), presets[0].model)
 
     def _presets(self) -> list[ModelPreset]:
         # The rules are those of model.provider.provider_presets and provider_name, which a service may not import;
@@ -63,4 +65,4 @@ class ModelsManager:
             _log.warning("%s.presets is no list of ModelPreset", type(self._model).__name__)
         name = getattr(self._model, "name", None)
         slug = name if isinstance(name, str) and name else type(self._model).__name__.lower()
-        return [ModelPreset(id=slug, model=slug, display_name=slug, is_default=True)]
+        return [made(ModelPreset, id=slug, model=slug, display_name=slug, is_default=True)]
