@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from codex_actors.actors.birth import drop_accepted
 from codex_actors.actors.record import Answer, ThreadRecord
 from codex_actors.actors.shared import Shared
 from codex_actors.config import ManagerConfig
 from codex_actors.errors import RolloutError
 from codex_actors.model.scripted import ScriptedModel
 from codex_actors.protocol.events import AgentMessage, Event, TokenUsage, UserMessage, Warning
-from codex_actors.protocol.history import InputAccepted, ResponseItemLine, SessionMeta
+from codex_actors.protocol.history import EventMsgLine, InputAccepted, ResponseItemLine, SessionMeta, SessionMetaLine
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import Message, TextInput, Verbatim
 from codex_actors.runtime.reply import Reply
@@ -183,9 +184,25 @@ def test_unknown_item_gets_a_line_of_its_own_kind() -> None:
 def test_items_for_a_fork_leave_out_accepted_inputs() -> None:
     async def check(desk: Desk) -> None:
         desk.record.add(LINE, InputAccepted(submission_id="s1", items=(TextInput(text="mine"),)))
-        assert [item.type for item in desk.record.rollout_items()] == ["event_msg"]
+        assert [item.type for item in drop_accepted(desk.record.rollout_items())] == ["event_msg"]
 
     with_desk(check, None)
+
+
+def test_lines_of_a_file_read_back_as_recorded(tmp_path: Path) -> None:
+    async def check(desk: Desk) -> None:
+        item = Verbatim(raw={"type": "hologram"})
+        desk.record.add(LINE, Verbatim(raw={"type": "unknown_line", "payload": 1}))
+        desk.record.add_item(item, AgentMessage(message="x"), submission_id="s1")
+        assert desk.record.rollout_items() == (
+            SessionMetaLine(payload=META),
+            EventMsgLine(payload=LINE),
+            Verbatim(raw={"type": "unknown_line", "payload": 1}),
+            ResponseItemLine(payload=item, submission_id="s1"),
+            EventMsgLine(payload=AgentMessage(message="x")),
+        )
+
+    with_desk(check, tmp_path / "rollout.jsonl")
 
 
 def test_usage_is_summed_and_none_changes_nothing() -> None:

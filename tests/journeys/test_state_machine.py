@@ -560,7 +560,7 @@ class ThreadsMachine(RuleBasedStateMachine):
         for life in self.lives:
             actor = life.actor()
             if actor is not None:
-                life.lines = actor.record.lines
+                life.lines = list(actor.record.rollout_items())
                 if life.reason is None:
                     check_calls(actor.record.history, is_running=life.gate is not None)
         for life in self.latest():
