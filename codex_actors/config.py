@@ -19,7 +19,8 @@ class ToolLike(Protocol):
     """What `Config.tools` holds: what the model is told of a tool, and a call. `@tool` makes one of a function.
 
     `parameters` is the JSON schema of the arguments, an object. `is_async` says where `call` runs: True on the manager's
-    loop, False on an OS thread of its own.
+    loop, False on an OS thread of its own. Of the calls of one response, those where `is_read_only` run beside each other,
+    any other alone. `timeout_s` is the tool's own deadline for one call; None takes `ManagerConfig.tool_timeout_s`.
     """
 
     @property
@@ -33,6 +34,12 @@ class ToolLike(Protocol):
 
     @property
     def is_async(self) -> bool: ...
+
+    @property
+    def is_read_only(self) -> bool: ...
+
+    @property
+    def timeout_s(self) -> float | None: ...
 
     def call(self, arguments: str, context: Any) -> Any:
         """The value, or where `is_async` an awaitable of it, for the model's `arguments` (a JSON string).
@@ -83,7 +90,8 @@ class ManagerConfig:
         durability: See `Durability`.
         ask_timeout_s: What the runtime itself answers (start, get, submit accepted, remove).
         turn_timeout_s: One turn.
-        tool_timeout_s: One tool call.
+        tool_timeout_s: One tool call, unless the tool has a deadline of its own.
+        tool_output_bytes: What the model reads of one output; of a larger one the middle is left out.
         load_timeout_s: Reading one rollout.
         close_timeout_s: Leaving the `with`: running turns are interrupted and given this long to end.
         block_warning_s: A loop that has not come round for this long is named in a `warning`; 0 turns the watch off.
@@ -94,6 +102,7 @@ class ManagerConfig:
     ask_timeout_s: float = 30.0
     turn_timeout_s: float = 3600.0
     tool_timeout_s: float = 600.0
+    tool_output_bytes: int = 40_000
     load_timeout_s: float = 300.0
     close_timeout_s: float = 10.0
     block_warning_s: float = 0.1
@@ -104,13 +113,21 @@ class ManagerConfig:
             raise InvalidRequest(f"ManagerConfig.durability: {self.durability!r} is not memory, flush or fsync")
         for name in ("ask_timeout_s", "turn_timeout_s", "tool_timeout_s", "load_timeout_s", "close_timeout_s"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+            if not is_seconds(value):
                 raise InvalidRequest(f"ManagerConfig.{name}: {value!r} is not a number of seconds above 0")
+        size = self.tool_output_bytes
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise InvalidRequest(f"ManagerConfig.tool_output_bytes: {size!r} is not a whole number of bytes above 0")
         lacks = [name for name in _CLOCK if self.clock is not None and not callable(getattr(self.clock, name, None))]
         if lacks:
             raise InvalidRequest(f"ManagerConfig.clock: {self.clock!r} is not a runtime.clock.Clock (no {lacks[0]}())")
         if not isinstance(self.block_warning_s, int | float) or self.block_warning_s < 0:
             raise InvalidRequest(f"ManagerConfig.block_warning_s: {self.block_warning_s!r} is below 0")
+
+
+def is_seconds(value: object) -> bool:
+    """Whether it can be a deadline: a number above 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 _CLOCK = ("now", "now_s", "passed_s", "pick", "random_bytes", "timestamp", "uuid7")
@@ -135,6 +152,10 @@ def _check_config(config: Config) -> None:
             raise InvalidRequest(f"Config.tools: {item!r} is not a tool; decorate the function with @tool")
         if item.name in seen:
             raise InvalidRequest(f"Config.tools: two tools are named {item.name!r}")
+        if item.timeout_s is not None and not is_seconds(item.timeout_s):
+            raise InvalidRequest(
+                f"Config.tools: timeout_s of {item.name!r}, {item.timeout_s!r}, is not a number of seconds above 0"
+            )
         seen.add(item.name)
     if config.approval_policy != "never" or config.sandbox_policy != "danger-full-access":
         raise InvalidRequest(

@@ -6,6 +6,7 @@ Source: `codex-rs/core/src/codex.rs`, `run_task` and `run_turn`. A turn task ite
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, TypeAlias
@@ -27,7 +28,7 @@ from codex_actors.protocol.events import TokenUsage
 from codex_actors.protocol.items import RESPONSE_ITEMS, CustomToolCall, FunctionCall, LocalShellCall, ResponseItem
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.tools.tool import ToolContext
-from codex_actors.tools.toolbox import CallDone, Toolbox
+from codex_actors.tools.toolbox import Call, CallDone, Toolbox
 
 Step: TypeAlias = ModelEvent | CallDone
 """What a turn yields: what the model said, as it came, and the output of each call."""
@@ -114,7 +115,7 @@ async def run_turn(
         CodexError: the model failed, or its stream ended without `Completed`.
     """
     while True:
-        calls: list[FunctionCall | CustomToolCall | LocalShellCall] = []
+        calls: list[Call] = []
         completed = False
         stream = model.stream(prompt)
         try:
@@ -130,8 +131,9 @@ async def run_turn(
             await close_stream(stream)
         if not completed:
             raise StreamError("stream closed before response.completed")
-        for call in calls:
-            yield await toolbox.run(call, context)
         if not calls:
             return
+        async with aclosing(toolbox.run_all(calls, context)) as ends:
+            async for end in ends:
+                yield end
         prompt = await next_prompt()

@@ -21,6 +21,8 @@ class Echo:
     description: str = "says it again"
     parameters: Any = dataclasses.field(default_factory=lambda: {"type": "object"})
     is_async: bool = False
+    is_read_only: bool = False
+    timeout_s: Any = None
 
     def call(self, arguments: str, context: Any) -> Any:
         return arguments
@@ -40,6 +42,7 @@ BAD_CONFIGS: list[tuple[str, Any]] = [
     ("tools", (len,)),
     ("tools", ("echo",)),
     ("tools", (Echo(), Echo())),
+    *[("tools", (Echo(timeout_s=value),)) for value in (0, -1, "30", True, float("nan"))],
     ("max_agents", -1),
     ("max_agents", 1.0),
     ("max_agents", "64"),
@@ -59,6 +62,7 @@ BAD_MANAGER_CONFIGS: list[tuple[str, Any]] = [
     ("durability", None),
     ("durability", []),
     *[(name, value) for name in TIMEOUTS for value in (0, -1, -0.5, "30", None, True, float("nan"))],
+    *[("tool_output_bytes", value) for value in (0, -1, 1.5, "40000", None, True)],
     ("block_warning_s", -0.1),
     ("block_warning_s", "0.1"),
     ("block_warning_s", None),
@@ -101,9 +105,10 @@ def test_smallest_allowed_values_are_taken() -> None:
     config = Config(max_agents=0, max_depth=0, cwd=HOME, tools=(Echo("a"), Echo("b")), model="")
     assert (config.max_agents, config.max_depth, config.cwd) == (0, 0, HOME)
     assert ManagerConfig(block_warning_s=0, ask_timeout_s=1e-9).block_warning_s == 0
+    assert ManagerConfig(tool_output_bytes=1).tool_output_bytes == 1
 
 
-def test_object_with_five_members_is_a_tool() -> None:
+def test_object_with_all_members_is_a_tool() -> None:
     assert isinstance(Echo(), ToolLike)
     assert not isinstance(len, ToolLike)
 
@@ -127,6 +132,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ask_timeout_s=30,
         turn_timeout_s=3_600,
         tool_timeout_s=600,
+        tool_output_bytes=40_000,
         load_timeout_s=300,
         close_timeout_s=10,
         block_warning_s=0.1,

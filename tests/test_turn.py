@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from codex_actors.config import ManagerConfig
 from codex_actors.errors import StreamError, TurnFailed, TurnInterrupted
 from codex_actors.model.provider import Completed, ItemDone, ModelEvent, Prompt, TextDelta
 from codex_actors.protocol.events import TokenUsage
@@ -28,7 +30,7 @@ PROMPT = Prompt(
     instructions=None,
     input=(),
     tools=(),
-    parallel_tool_calls=False,
+    parallel_tool_calls=True,
     output_schema=None,
 )
 CONTEXT = ToolContext(PROMPT.thread_id, "t1", "", None)
@@ -65,7 +67,7 @@ def walk(model: Model, *tools: Tool[Any, Any], each: Callable[[Step], None] = la
 
     async def main() -> None:
         pump = Pump(asyncio.get_running_loop(), Clock())
-        toolbox = Toolbox(tools, Workers(pump), 10.0)
+        toolbox = Toolbox(tools, Workers(pump), ManagerConfig())
 
         async def next_prompt() -> Prompt:
             return replace(PROMPT, model=f"m{len(model.prompts)}")
@@ -98,8 +100,12 @@ def test_turn_asks_until_no_call_is_left() -> None:
     assert model.closed == 3
 
 
+def calls_of(name: str, count: int) -> list[FunctionCall]:
+    return [FunctionCall(name=name, arguments="{}", call_id=f"c{number}") for number in range(count)]
+
+
 def test_calls_run_in_order_after_the_stream() -> None:
-    calls = [CALL.model_copy(update={"call_id": f"c{number}"}) for number in range(3)]
+    calls = calls_of("look", 3)
     steps = walk(Model([*map(ItemDone, calls), DONE], [DONE]), look)
     assert [step.call.call_id for step in steps if isinstance(step, CallDone)] == ["c0", "c1", "c2"]
     assert [isinstance(step, CallDone) for step in steps] == [False] * 4 + [True] * 3 + [False]
@@ -138,6 +144,40 @@ def test_nothing_is_read_behind_completed() -> None:
     model = Model([DONE, TextDelta("late")])
     assert walk(model) == [DONE]
     assert model.closed == 1
+
+
+def test_calls_of_one_response_run_at_once() -> None:
+    @tool(read_only=True)
+    def meet(context: ToolContext) -> str:
+        together.wait(10)
+        return context.call_id
+
+    together = threading.Barrier(5)
+    steps = walk(Model([*map(ItemDone, calls_of("meet", 5)), DONE], [DONE]), meet)
+    assert [step.text for step in steps if isinstance(step, CallDone)] == ["c0", "c1", "c2", "c3", "c4"]
+
+
+def test_left_turn_gives_up_its_calls() -> None:
+    @tool(read_only=True)
+    async def look_or_wait(context: ToolContext) -> None:
+        if context.call_id != "c0":
+            await asyncio.Event().wait()
+
+    async def main() -> list[Any]:
+        workers = Workers(Pump(asyncio.get_running_loop(), Clock()))
+        toolbox = Toolbox((look_or_wait,), workers, ManagerConfig())
+        model = Model([*map(ItemDone, calls_of("look_or_wait", 3)), DONE])
+        turn = run_turn(PROMPT, unasked, model, toolbox, CONTEXT)
+        async with contextlib.aclosing(turn):  # type: ignore[type-var]
+            async for step in turn:
+                if isinstance(step, CallDone):
+                    break
+        return [task for task in workers.tasks if not task.cancelling()]
+
+    async def unasked() -> Prompt:
+        raise AssertionError
+
+    assert asyncio.run(main()) == []
 
 
 def result(**changes: Any) -> TurnResult:

@@ -79,7 +79,7 @@ class Shared:
         """The toolbox of these tools; threads with the same tuple share it."""
         box = self._toolboxes.get(id(tools))
         if box is None or box.tools is not tools:
-            box = self._toolboxes[id(tools)] = Toolbox(tools, self.workers, self.config.tool_timeout_s)
+            box = self._toolboxes[id(tools)] = Toolbox(tools, self.workers, self.config)
         return box
 
     def _write(self, batch: list[tuple[Append, int, Kept]]) -> None:

@@ -344,7 +344,7 @@ class ThreadActor(LoopActor):
             instructions=self.config.base_instructions,
             input=tuple(self.record.history),
             tools=self._tools().specs,
-            parallel_tool_calls=False,
+            parallel_tool_calls=True,
             output_schema=turn.schema,
         )
 

@@ -1,4 +1,4 @@
-"""Plain typed Python functions as tools of a model: `@tool`, the JSON schema, the check of arguments, the output's text."""
+"""Plain typed Python functions as tools of a model: `@tool`, the JSON schema, the check of arguments."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_args, get_or
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import PydanticSerializationError, SchemaError, to_json
+from pydantic_core import SchemaError
 
-from codex_actors.config import ToolLike
+from codex_actors.config import ToolLike, is_seconds
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.ops import describe
 
@@ -25,7 +25,11 @@ R = TypeVar("R")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class ToolArgumentsError(ValueError):
+class ToolError(Exception):
+    """What a tool raises to tell the model something in plain words: its text is the output of the call, not a success."""
+
+
+class ToolArgumentsError(ToolError):
     """The model's arguments do not fit the tool; `problems` names the fields. It becomes the output of the call."""
 
     def __init__(self, tool_name: str, problems: str) -> None:
@@ -35,18 +39,6 @@ class ToolArgumentsError(ValueError):
 
     def __str__(self) -> str:
         return f"invalid arguments for {self.tool_name}: {self.problems}"
-
-
-class ToolOutputError(TypeError):
-    """The tool returned a value of `type_name` that is neither text nor JSON. It becomes the output of the call."""
-
-    def __init__(self, type_name: str, problem: str) -> None:
-        super().__init__(type_name, problem)
-        self.type_name = type_name
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"the tool returned a value of type {self.type_name} that is not JSON: {self.problem}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +61,20 @@ class Tool(Generic[P, R]):
     Attributes:
         parameters: The JSON schema of the arguments, without the `ToolContext`.
         is_async: Whether the function is an `async def`.
+        is_read_only: Whether calls of it may run beside other read-only calls of the same response.
+        timeout_s: Its own deadline for one call; None takes `ManagerConfig.tool_timeout_s`.
 
     It pickles by the qualified name of its function, which must stand at module level.
     """
 
-    def __init__(self, function: Callable[P, R], name: str | None = None, description: str | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        name: str | None = None,
+        description: str | None = None,
+        is_read_only: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
         if not (inspect.isfunction(function) or inspect.ismethod(function)):
             raise TypeError(f"@tool needs a plain function, not a value of type {type(function).__name__}")
         if function.__name__ == "<lambda>":
@@ -83,8 +84,12 @@ class Tool(Generic[P, R]):
         self.name: str = function.__name__ if name is None else name
         if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
             raise TypeError(f"tool {function.__qualname__}: the name {self.name!r} is not 1 to 64 of A-Z a-z 0-9 _ -")
+        if timeout_s is not None and not is_seconds(timeout_s):
+            raise TypeError(f"tool {function.__qualname__}: timeout_s={timeout_s!r} is not a number of seconds above 0")
         self.description: str = (inspect.getdoc(function) or "") if description is None else description
         self.is_async: bool = inspect.iscoroutinefunction(function)
+        self.is_read_only: bool = is_read_only
+        self.timeout_s: float | None = timeout_s
         self.function: Callable[P, R] = function
         self._arguments, self._parameters = _read_signature(function)
         self.parameters: Mapping[str, Any] = _schema_of(self._arguments, function)
@@ -101,7 +106,9 @@ class Tool(Generic[P, R]):
         place: Any = sys.modules.get(self.__module__)
         for part in qualname.split("."):
             place = getattr(place, part, None)
-        return qualname if place is self else (Tool, (self.function, self.name, self.description))
+        if place is self:
+            return qualname
+        return Tool, (self.function, self.name, self.description, self.is_read_only, self.timeout_s)
 
     def call(self, arguments: str, context: Any) -> R:
         """The function's value (an awaitable where `is_async`) for the model's `arguments`; `""` stands for `{}`.
@@ -129,17 +136,28 @@ def tool(function: Callable[P, R], /) -> Tool[P, R]: ...
 
 
 @overload
-def tool(*, name: str | None = None, description: str | None = None) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
+def tool(
+    *, name: str | None = None, description: str | None = None, read_only: bool = False, timeout_s: float | None = None
+) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
 
 
 def tool(
-    function: Callable[P, R] | None = None, /, *, name: str | None = None, description: str | None = None
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    read_only: bool = False,
+    timeout_s: float | None = None,
 ) -> Tool[P, R] | Callable[[Callable[P, R]], Tool[P, R]]:
-    """Make a tool of a plain typed function, sync or async: `@tool` or `@tool(name=..., description=...)`.
+    """Make a tool of a plain typed function, sync or async: `@tool` or `@tool(name=..., read_only=True, ...)`.
 
     The name is the function's, the description its whole docstring. Every parameter needs an annotation that pydantic
     can read from JSON; `Annotated[..., Field(description=...)]`, defaults and limits go into the schema. A parameter
-    annotated `ToolContext` (or `ToolContext | None`) is filled by the runtime.
+    annotated `ToolContext` (or `ToolContext | None`) is filled by the runtime. See `Tool` for the deadline `timeout_s`.
+
+    Of the calls of one response, those of a `read_only` tool run beside each other; one of any other tool runs alone, after
+    those before it and before those behind it.
 
     Runs in: an async function on the manager's loop, a sync one on an OS thread of its own.
 
@@ -147,8 +165,8 @@ def tool(
         TypeError: it is no such function; the text says why and names the parameter.
     """
     if function is not None:
-        return Tool(function, name, description)
-    return lambda function: Tool(function, name, description)
+        return Tool(function, name, description, read_only, timeout_s)
+    return lambda function: Tool(function, name, description, read_only, timeout_s)
 
 
 def spec(tool: ToolLike) -> dict[str, Any]:
@@ -160,24 +178,6 @@ def spec(tool: ToolLike) -> dict[str, Any]:
         "parameters": tool.parameters,
         "strict": False,
     }
-
-
-def render(value: object) -> str:
-    """A tool's value as the text that the model reads: text as it is, None as `""`, anything else as JSON.
-
-    What no UTF-8 can hold (lone surrogates, as in names of undecodable files) becomes `?`; `nan` and `inf` are strings.
-
-    Raises:
-        ToolOutputError: it is not serialisable.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return str.__str__(value).encode("utf-8", "replace").decode()
-    try:
-        return to_json(value, inf_nan_mode="strings").decode()
-    except PydanticSerializationError as error:
-        raise ToolOutputError(type(value).__name__, str(error)) from None
 
 
 class _UntitledSchema(GenerateJsonSchema):

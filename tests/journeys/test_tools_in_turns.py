@@ -11,7 +11,7 @@ from codex_actors import Config, Interrupt, ManagerConfig, ScriptedModel, Thread
 from codex_actors.config import ToolLike
 from codex_actors.protocol.items import FunctionCall, FunctionCallOutput
 from codex_actors.testing import no_leaks
-from codex_actors.tools.tool import ToolContext
+from codex_actors.tools.tool import ToolContext, ToolError
 
 WAIT_S = 10.0
 
@@ -55,6 +55,16 @@ def raises() -> str:
 
 
 @tool
+def refuses() -> str:
+    raise ToolError("that city is closed; try Oslo")
+
+
+@tool
+async def refuses_async() -> str:
+    raise ToolError("that city is closed; try Oslo")
+
+
+@tool
 async def cancels_itself() -> str:
     raise asyncio.CancelledError("mine")
 
@@ -90,12 +100,14 @@ def add(a: int, b: int = 1) -> int:
     [
         (exits, "tool exits failed: SystemExit: 3"),
         (exits_async, "tool exits_async failed: SystemExit: 3"),
-        (generator_exits, "tool generator_exits failed: GeneratorExit: "),
+        (generator_exits, "tool generator_exits failed: GeneratorExit"),
         (raises, "tool raises failed: ValueError: no such city"),
         (cancels_itself, "tool cancels_itself failed: CancelledError: mine"),
-        (cancels_its_own_task, "tool cancels_its_own_task failed: CancelledError: "),
-        (returns_a_lock, "tool returns_a_lock: the tool returned a value of type lock that is not JSON"),
-        (returns_itself_in_a_list, "tool returns_itself_in_a_list: the tool returned a value of type list"),
+        (cancels_its_own_task, "tool cancels_its_own_task failed: CancelledError"),
+        (returns_a_lock, "the tool did its work, but returned a value of type lock that is neither text nor JSON"),
+        (returns_itself_in_a_list, "the tool did its work, but returned a value of type list"),
+        (refuses, "that city is closed; try Oslo"),
+        (refuses_async, "that city is closed; try Oslo"),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -310,3 +322,87 @@ def test_async_tool_runs_on_loop_and_sync_elsewhere() -> None:
     with ThreadManager(model=model) as manager:
         manager.start_thread(Config(tools=(elsewhere, here))).get().thread.run("hi").get(timeout=WAIT_S)
     assert where == {"sync": "codex_actors-tool", "async": "codex_actors-loop"}
+
+
+def test_prompt_says_that_calls_may_be_several() -> None:
+    model = ScriptedModel(["ok"], keep_prompts=True)
+    with ThreadManager(model=model) as manager:
+        manager.start_thread(Config()).get().thread.run("hi").get(timeout=WAIT_S)
+    assert model.prompts[0].parallel_tool_calls
+
+
+def test_outputs_are_in_order_however_calls_end() -> None:
+    gates = [threading.Event() for _ in range(4)]
+
+    @tool(read_only=True)
+    def backwards(number: int) -> int:
+        assert gates[number].wait(WAIT_S)
+        if number:
+            gates[number - 1].set()
+        return number
+
+    gates[3].set()
+    calls = [call("backwards", f'{{"number": {number}}}', f"c{number}") for number in range(4)]
+    model = ScriptedModel([calls, "done"], keep_prompts=True)
+    with ThreadManager(model=model) as manager:
+        thread = manager.start_thread(Config(tools=(backwards,))).get().thread
+        assert thread.run("hi").get(timeout=WAIT_S).text == "done"
+    outputs = [item for item in model.prompts[1].input if isinstance(item, FunctionCallOutput)]
+    assert outputs == [FunctionCallOutput(call_id=f"c{number}", output=str(number)) for number in range(4)]
+
+
+def test_interrupt_keeps_known_outputs_and_closes_the_rest() -> None:
+    all_at_work = threading.Barrier(4)
+
+    @tool(read_only=True)
+    async def fast() -> str:
+        return "known"
+
+    @tool(read_only=True)
+    def slow() -> str:
+        all_at_work.wait(WAIT_S)
+        release.wait(60)
+        return "late"
+
+    release = threading.Event()
+    calls = [call(name, call_id=f"c{number}") for number, name in enumerate(["fast", "slow", "fast", "slow", "slow"])]
+    with no_leaks(), ThreadManager(model=ScriptedModel([calls, "fine"])) as manager:
+        thread = manager.start_thread(Config(tools=(fast, slow))).get().thread
+        events = thread.events()
+        running = thread.run("hi")
+        all_at_work.wait(WAIT_S)
+        assert "item_completed" in (event.msg.type for event in events)
+        thread.submit(Interrupt()).get(timeout=WAIT_S)
+        result = running.get(timeout=WAIT_S)
+        outputs = [item.output for item in result.items if isinstance(item, FunctionCallOutput)]
+        assert outputs == ["known", *["aborted by user"] * 4]
+        assert thread.run("again").get(timeout=WAIT_S).text == "fine"
+        release.set()
+
+
+def test_calls_left_in_one_response_are_all_counted() -> None:
+    all_at_work, release = threading.Barrier(4), threading.Event()
+
+    @tool(read_only=True)
+    def stuck() -> None:
+        all_at_work.wait(WAIT_S)
+        release.wait(60)
+
+    calls = [call("stuck", call_id=f"c{number}") for number in range(3)]
+    with ThreadManager(model=ScriptedModel([calls]), config=ManagerConfig(close_timeout_s=0.3)) as manager:
+        thread = manager.start_thread(Config(tools=(stuck,))).get().thread
+        running = thread.run("hi")
+        all_at_work.wait(WAIT_S)
+        report = manager.close().get(timeout=WAIT_S)
+        assert running.get(timeout=WAIT_S).status.word == "interrupted"
+    release.set()
+    assert report.abandoned_tools == 3
+
+
+def test_large_output_is_recorded_without_its_middle() -> None:
+    @tool
+    def chatters() -> str:
+        return "line\n" * 10_000
+
+    notice = "…[49,900 bytes, 9,980 lines left out]…\n"
+    assert output_of(chatters, config=ManagerConfig(tool_output_bytes=100)) == "line\n" * 10 + notice + "line\n" * 10

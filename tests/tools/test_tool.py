@@ -8,7 +8,7 @@ import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,8 +24,7 @@ from codex_actors.tools.tool import (
     Tool,
     ToolArgumentsError,
     ToolContext,
-    ToolOutputError,
-    render,
+    ToolError,
     spec,
     tool,
 )
@@ -39,10 +38,6 @@ class Point(BaseModel):
 
 
 class Colour(StrEnum):
-    RED = "red"
-
-
-class OldColour(str, Enum):  # noqa: UP042  the old way is what is tested
     RED = "red"
 
 
@@ -88,7 +83,7 @@ def plain(a: int) -> int:
     return a
 
 
-wrapped = tool(name="other")(plain)
+wrapped = tool(name="other", read_only=True, timeout_s=3)(plain)
 
 
 def test_tool_still_is_its_function() -> None:
@@ -121,6 +116,18 @@ def test_name_and_description_can_be_given() -> None:
     assert (greet.name, greet.description, greet.is_async) == ("greet-later", "Says hello.", True)
     assert (add.name, add.is_async) == ("add", False)
     assert whose.description == ""
+
+
+def test_tool_may_read_only_and_have_a_deadline() -> None:
+    quick = tool(read_only=True, timeout_s=2.5)(plain)
+    assert (quick.is_read_only, quick.timeout_s) == (True, 2.5)
+    assert (add.is_read_only, add.timeout_s) == (False, None)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, "3", True, math.nan])
+def test_unfit_deadlines_are_refused(timeout_s: Any) -> None:
+    with pytest.raises(TypeError, match=r"tool plain: timeout_s=.* is not a number of seconds above 0"):
+        tool(timeout_s=timeout_s)(plain)
 
 
 def test_call_validates_and_calls() -> None:
@@ -163,6 +170,11 @@ def test_bad_arguments_name_the_fields(arguments: str, text: str) -> None:
 def test_no_arguments_break_the_check(arguments: str) -> None:
     with pytest.raises(ToolArgumentsError):
         add.call(arguments, CONTEXT)
+
+
+def test_unfit_arguments_are_a_tool_error() -> None:
+    with pytest.raises(ToolError, match="a: Field required"):
+        add.call("{}", CONTEXT)
 
 
 def test_context_is_filled_and_not_shown() -> None:
@@ -289,6 +301,7 @@ def test_decorated_module_functions_pickle_by_name(made: Tool[..., Any]) -> None
 def test_tool_beside_its_function_pickles() -> None:
     again = pickle.loads(pickle.dumps(wrapped))
     assert (again.name, again.function, again.call('{"a": 4}', CONTEXT)) == ("other", plain, 4)
+    assert (again.is_read_only, again.timeout_s) == (True, 3)
 
 
 def test_local_tool_does_not_pickle() -> None:
@@ -306,52 +319,3 @@ def test_config_takes_tools_and_refuses_functions() -> None:
     assert repr(add) == "<Tool add>"
     with pytest.raises(InvalidRequest, match="decorate the function with @tool"):
         Config(tools=(plain,))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("text", "text"),
-        (None, ""),
-        ("", ""),
-        (Colour.RED, "red"),
-        (OldColour.RED, "red"),
-        (3, "3"),
-        (True, "true"),
-        ({"a": [1, None]}, '{"a":[1,null]}'),
-        (Point(x=1), '{"x":1,"title":""}'),
-        (Pair(1, Path("/a")), '{"left":1,"right":"/a"}'),
-        (math.nan, '"NaN"'),
-        ("a\ud800", "a?"),
-        ("é", "é"),
-    ],
-)
-def test_values_render_as_text_or_json(value: Any, text: str) -> None:
-    rendered = render(value)
-    assert rendered == text
-    assert type(rendered) is str
-
-
-@pytest.mark.parametrize("value", [object(), [object()], b"\xff", ["\ud800"], Point])
-def test_unserialisable_values_name_their_type(value: Any) -> None:
-    with pytest.raises(ToolOutputError, match=type(value).__name__) as caught:
-        render(value)
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-
-
-def test_circular_values_are_refused() -> None:
-    circle: list[Any] = []
-    circle.append(circle)
-    with pytest.raises(ToolOutputError, match="Circular"):
-        render(circle)
-
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
-)
-
-
-@given(value=JSON_VALUES.filter(lambda value: value is not None and not isinstance(value, str)))
-def test_rendered_json_reads_back(value: Any) -> None:
-    assert json.loads(render(value)) == value
