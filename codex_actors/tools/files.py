@@ -105,13 +105,13 @@ class _Files:
         text, is_clean = _decoded(data, is_cut)
         page = _Page([text] if text else [])
         last_line = first_line + count - 1
+        if not is_clean:
+            page.note("bytes that are not UTF-8 are shown as U+FFFD")
         if is_cut:
             page.note(f"line {last_line} is cut after {len(data):,} bytes; search_files can look into the rest of it")
         if not is_whole:
             shown = f"line {first_line} is" if count == 1 else f"lines {first_line} to {last_line} are"
             page.note(f"{shown} shown, {left_bytes:,} bytes follow; read on with first_line={last_line + 1}")
-        if not is_clean:
-            page.note("bytes that are not UTF-8 are shown as U+FFFD")
         if not data:
             page.note("the file is empty")
         return page.text()

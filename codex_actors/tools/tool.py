@@ -64,7 +64,7 @@ class Tool(Generic[P, R]):
         is_read_only: Whether calls of it may run beside other read-only calls of the same response.
         timeout_s: Its own deadline for one call; None takes `ManagerConfig.tool_timeout_s`.
 
-    It pickles by the qualified name of its function, which must stand at module level.
+    It pickles by the qualified name of its function, which must stand at module level, or with the object whose method it is.
     """
 
     def __init__(

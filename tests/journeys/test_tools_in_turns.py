@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from codex_actors import Config, Interrupt, ManagerConfig, ScriptedModel, Thread
 from codex_actors.config import ToolLike
 from codex_actors.protocol.items import FunctionCall, FunctionCallOutput
 from codex_actors.testing import no_leaks
+from codex_actors.tools import files
 from codex_actors.tools.tool import ToolContext, ToolError
 
 WAIT_S = 10.0
@@ -406,3 +408,18 @@ def test_large_output_is_recorded_without_its_middle() -> None:
 
     notice = "…[49,900 bytes, 9,980 lines left out]…\n"
     assert output_of(chatters, config=ManagerConfig(tool_output_bytes=100)) == "line\n" * 10 + notice + "line\n" * 10
+
+
+def test_catastrophic_pattern_leaves_the_loop_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MATCH_S", 1.0)
+    (tmp_path / "a.txt").write_text("a" * 60 + "b")
+    searching = [call("search_files", '{"pattern": "(a+)+$"}')]
+    with no_leaks(), ThreadManager(model=ScriptedModel([searching, "hello", "alive"])) as manager:
+        thread = manager.start_thread(Config(tools=files.file_tools(tmp_path))).get().thread
+        events = thread.events()
+        running = thread.run("search")
+        assert "item_started" in (event.msg.type for event in events)
+        other = manager.start_thread(Config()).get().thread
+        assert other.run("hi").get(timeout=WAIT_S).text == "hello"
+        thread.submit(Interrupt()).get(timeout=WAIT_S)
+        assert running.get(timeout=WAIT_S).status.word == "interrupted"
