@@ -6,6 +6,7 @@
     ├── ThreadNotFound                  no live thread has this id
     ├── AgentLimitReached               the tree has its `max_agents` running agents
     ├── AgentDepthLimitReached          the child would be deeper than `max_depth`
+    ├── InputRefused                    64 other inputs went on waiting for the thread's turn; this one was not taken in
     ├── SessionConfiguredNotFirstEvent  a newborn thread did not begin with its first event
     ├── InternalAgentDied               the thread, or its loop, ended before it answered (also pykka.ActorDeadError)
     │   └── ActorNotFound               an ask to the ref of an actor that has ended
@@ -94,6 +95,19 @@ class AgentDepthLimitReached(CodexError):
             f"agent depth limit reached (max {self.max_depth}): the child would be at depth {self.depth}; "
             "solve the task in this thread, or raise Config.max_depth of the root"
         )
+
+
+class InputRefused(CodexError):
+    """The thread went on having `waiting` inputs that wait for its turn. This one was not taken in."""
+
+    retryable = True
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(waiting)
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        return f"input refused: {self.waiting} inputs wait for the running turn; send it again when that has moved on"
 
 
 class SessionConfiguredNotFirstEvent(CodexError):

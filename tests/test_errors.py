@@ -18,6 +18,7 @@ from codex_actors.errors import (
     AgentLimitReached,
     CodexError,
     DeadlockError,
+    InputRefused,
     InternalAgentDied,
     InvalidRequest,
     ReplyCancelled,
@@ -46,6 +47,10 @@ TEXTS: list[tuple[CodexError, str]] = [
         AgentDepthLimitReached(4, 5),
         "agent depth limit reached (max 4): the child would be at depth 5; "
         "solve the task in this thread, or raise Config.max_depth of the root",
+    ),
+    (
+        InputRefused(64),
+        "input refused: 64 inputs wait for the running turn; send it again when that has moved on",
     ),
     (SessionConfiguredNotFirstEvent(), "session configured event was not the first event in the stream"),
     (InternalAgentDied(), "internal error; agent loop died unexpectedly"),
@@ -133,9 +138,9 @@ def test_dead_actor_is_dead_for_pykka_too() -> None:
     assert issubclass(ActorNotFound, InternalAgentDied)
 
 
-def test_only_broken_connections_may_be_retried() -> None:
+def test_only_what_passes_by_itself_may_be_retried() -> None:
     retryable = {each for each in ERROR_CLASSES if getattr(each, "retryable", None)}
-    assert retryable == {InternalAgentDied, ActorNotFound, StreamError}
+    assert retryable == {InputRefused, InternalAgentDied, ActorNotFound, StreamError}
 
 
 def test_fields_of_an_error_are_typed() -> None:

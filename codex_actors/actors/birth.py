@@ -27,11 +27,13 @@ from codex_actors.protocol.history import (
 )
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import ResponseItem
+from codex_actors.protocol.status import AgentStatus
 from codex_actors.protocol.wire import made
 from codex_actors.rollout.replay import (
     CallOutput,
     close_open_calls,
     event_messages,
+    last_status,
     last_token_usage,
     last_turn_context,
     model_history,
@@ -57,6 +59,7 @@ class Birth:
     path: Path | None
     meta: SessionMeta | None
     configured: SessionConfigured
+    status: AgentStatus
     warning: str | None = None
 
 
@@ -93,6 +96,7 @@ def configure(shared: Shared, thread_id: ThreadId, message: Configure, model: st
         pending=pending_inputs(lines) if isinstance(history, Resumed) else [],
         path=path,
         meta=meta,
+        status=last_status(lines) if isinstance(history, Resumed) else AgentStatus.PENDING_INIT,
         configured=_configured(shared, thread_id, message, model, cwd, path, forked_from),
         warning=_model_changed(lines, model),
     )

@@ -17,6 +17,9 @@ from codex_actors.protocol.ops import Shutdown, Submission
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import in_os_thread
 
+STOPS_PER_ROUND = 64
+"""Threads that are ended before the loop serves others."""
+
 
 @dataclass(frozen=True, slots=True)
 class CloseReport:
@@ -47,19 +50,18 @@ async def close_down(shared: Shared, actors: Sequence[ThreadActor], hurry: async
     loop, limit_s = shared.pump.loop, shared.config.close_timeout_s
     until_s = loop.time() + limit_s
     hurried = loop.create_task(hurry.wait(), context=shared.pump.context.copy())
-    waiting: set[asyncio.Future[Any]] = set()
+    ended = _ended(loop, actors)
     for actor in reversed(actors):
-        shutdown = Submission(id=str(shared.clock.uuid7()), op=Shutdown())
         if not actor.has_ended:
+            shutdown = Submission(id=str(shared.clock.uuid7()), op=Shutdown())
             actor.actor_inbox.put(Letter(messages.SubmitOp(shutdown)))
-        ended: asyncio.Future[None] = loop.create_future()
-        actor.cell.wait(partial(_has_ended, actor, ended))
-        waiting.add(ended)
-    while any(not ended.done() for ended in waiting) and loop.time() < until_s:
-        pending: set[asyncio.Future[Any]] = {ended for ended in waiting if not ended.done()}
-        if hurried.done():  # the lines still have to be written, which ends the threads
-            break
-        await asyncio.wait({*pending, hurried}, timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+    either: set[asyncio.Future[Any]] = {ended, hurried}
+    await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    # Whom the time was too short for ends now, before its turn's task is cancelled: a turn is interrupted, never failed.
+    for number, actor in enumerate(reversed(actors)):
+        actor.stop_now()
+        if number % STOPS_PER_ROUND == 0:
+            await asyncio.sleep(0)
     await _end_tasks(shared, hurried, until_s)
     hurried.cancel()
     shared.watchdog.close()
@@ -78,10 +80,23 @@ async def close_down(shared: Shared, actors: Sequence[ThreadActor], hurry: async
     return report
 
 
-def _has_ended(actor: ThreadActor, ended: asyncio.Future[None]) -> bool:
-    if actor.has_ended and not ended.done():
+def _ended(loop: asyncio.AbstractEventLoop, actors: Sequence[ThreadActor]) -> asyncio.Future[None]:
+    """Done when all have ended."""
+    ended: asyncio.Future[None] = loop.create_future()
+    left = set(actors)
+
+    def look(actor: ThreadActor) -> bool:
+        if actor.has_ended:
+            left.discard(actor)
+            if not left and not ended.done():
+                ended.set_result(None)
+        return actor.has_ended
+
+    for actor in actors:
+        actor.cell.wait(partial(look, actor))
+    if not actors:
         ended.set_result(None)
-    return actor.has_ended
+    return ended
 
 
 async def _end_tasks(shared: Shared, hurried: asyncio.Task[bool], until_s: float) -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextvars
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from codex_actors.actors import messages
 from codex_actors.actors.shared import Shared
 from codex_actors.config import Config
 from codex_actors.errors import InvalidRequest, UnsupportedOperation
-from codex_actors.protocol.history import ThreadSource
+from codex_actors.protocol.history import SubAgentSource, ThreadSource
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import InputItem
 from codex_actors.protocol.ops import Interrupt, Op, Submission, parse_input
@@ -33,39 +34,89 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class AgentTree:
-    """The agents that were spawned through one control, and the config whose limits hold for them."""
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """One agent of a tree; `parent_thread_id` is None for one that no thread spawned, `depth` counts from the root's 0."""
 
-    __slots__ = ("limits", "members")
+    thread_id: ThreadId
+    parent_thread_id: ThreadId | None
+    depth: int
+    status: AgentStatus
+
+
+class AgentTree:
+    """The agents of one root thread, as their own state machines report them. Runs in: the loop's OS thread, all of it.
+
+    Attributes:
+        limits: The config whose `max_agents` and `max_depth` hold: the root's.
+        at_work: Those that start, run, or were given an input that they have not yet taken in.
+    """
+
+    __slots__ = ("_children", "at_work", "limits")
 
     def __init__(self) -> None:
         self.limits: Config | None = None
-        self.members: list[weakref.ref[ThreadActor]] = []
+        self.at_work: set[ThreadId] = set()
+        self._children: dict[ThreadId | None, dict[ThreadId, weakref.ref[ThreadActor]]] = {}
 
-    def at_work(self) -> int:
-        """How many of them start or run; derived from the threads themselves. Runs in: the loop's OS thread."""
-        live = [(ref, actor) for ref in self.members if (actor := ref()) is not None and not actor.has_ended]
-        self.members = [ref for ref, _ in live]
-        return sum(actor.phase in ("starting", "running") for _, actor in live)
+    def add(self, actor: ThreadActor) -> None:
+        """A new agent."""
+        self._children.setdefault(actor.parent_id, {})[actor.thread_id] = weakref.ref(actor)
+
+    def remove(self, actor: ThreadActor) -> None:
+        """An agent has ended."""
+        siblings = self._children.get(actor.parent_id, {})
+        siblings.pop(actor.thread_id, None)
+        if not siblings:
+            self._children.pop(actor.parent_id, None)
+
+    def children_of(self, thread_id: ThreadId) -> list[ThreadActor]:
+        """The agents that a thread has spawned and that have not ended, oldest first."""
+        return _alive(self._children.get(thread_id, {}))
+
+    def members(self) -> list[ThreadActor]:
+        """All agents that have not ended."""
+        return [actor for siblings in self._children.values() for actor in _alive(siblings)]
+
+
+def _alive(refs: Mapping[ThreadId, weakref.ref[ThreadActor]]) -> list[ThreadActor]:
+    return [actor for ref in refs.values() if (actor := ref()) is not None and not actor.has_ended]
 
 
 class AgentControl:
-    """What an agent may do to other agents of its manager. One control serves a root thread and all its descendants.
+    """What an agent may do to other agents of its manager. One tree serves a root thread and all its descendants; the
+    control that a tool is given knows whose it is, so that what it spawns are that thread's children.
 
     Every call answers with a `Reply`. After the manager is gone commands raise
     `UnsupportedOperation("thread manager dropped")`, and status answers `not_found`.
+
+    Attributes:
+        thread_id: Whose control it is; None for a host's own.
     """
 
-    __slots__ = ("__weakref__", "_shared", "_supervisor", "tree")
+    __slots__ = ("__weakref__", "_depth", "_shared", "_supervisor", "thread_id", "tree")
 
-    def __init__(self, supervisor: SupervisorActor | None, shared: Shared | None) -> None:
+    def __init__(
+        self,
+        supervisor: SupervisorActor | None,
+        shared: Shared | None,
+        tree: AgentTree | None = None,
+        thread_id: ThreadId | None = None,
+        depth: int = 0,
+    ) -> None:
         self._supervisor = (lambda: None) if supervisor is None else weakref.ref(supervisor)
         self._shared = shared
-        self.tree = AgentTree()
+        self.tree = AgentTree() if tree is None else tree
+        self.thread_id = thread_id
+        self._depth = depth
 
     def __reduce__(self) -> Any:
         # A control that travels to another process has no supervisor there.
-        return AgentControl, (None, None)
+        return AgentControl, (None, None, None, self.thread_id, self._depth)
+
+    def of(self, thread_id: ThreadId, depth: int) -> AgentControl:
+        """This control in the hands of a thread."""
+        return AgentControl(self._supervisor(), self._shared, self.tree, thread_id, depth)
 
     def spawn_agent(
         self, config: Config, items_or_text: str | Sequence[InputItem | str], *, source: ThreadSource | None = None
@@ -73,8 +124,8 @@ class AgentControl:
         """Make a thread in this tree and give it its first input; answered when the input is accepted.
 
         Args:
-            source: Where it comes from; `SubAgentSource(parent_thread_id, depth)` for a child of a thread. None is the
-                manager's own source.
+            source: Where it comes from: `SubAgentSource(parent_thread_id, depth)` for a child of a thread. None makes it a
+                child of the thread whose control this is; of a host's own control, a thread of the manager's own source.
 
         Raises:
             InvalidRequest: the config or the input is none.
@@ -82,6 +133,8 @@ class AgentControl:
         """
         if not isinstance(config, Config):
             raise InvalidRequest(f"config: {type(config).__name__} is not a Config")
+        if source is None and self.thread_id is not None:
+            source = SubAgentSource(parent_thread_id=self.thread_id, depth=self._depth + 1)
         return self.ask(messages.SpawnAgent(config, parse_input(items_or_text), source, self))
 
     def send_input(self, thread_id: ThreadId | str, items_or_text: str | Sequence[InputItem | str]) -> Reply[str]:
@@ -105,6 +158,10 @@ class AgentControl:
     def subscribe_status(self, thread_id: ThreadId | str) -> Reply[StatusWatch]:
         """A watch on a thread's status. Fails with `ThreadNotFound`."""
         return self.ask(messages.WatchStatus(thread_id_of(thread_id)))
+
+    def list_agents(self) -> Reply[tuple[AgentInfo, ...]]:
+        """The agents of this tree that have not ended, without the root."""
+        return self.ask(messages.ListAgents(self))
 
     def _send(self, thread_id: ThreadId | str, op: Op) -> Reply[str]:
         self._upgrade()

@@ -19,7 +19,7 @@ from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import InputItem
 from codex_actors.protocol.ops import Op, Submission, UserInput, parse_input, parse_op
 from codex_actors.protocol.status import AgentStatus
-from codex_actors.runtime.actor import HostRef, tell_ref
+from codex_actors.runtime.actor import HostRef, check_ref, tell_ref
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import Reply, answered
 from codex_actors.runtime.status_watch import StatusWatch
@@ -66,10 +66,13 @@ class CodexThread:
         """Send an op; answered with the submission id when it is accepted.
 
         Accepted means as durable as the manager's `durability`. Ops are taken in the order sent; while 64 inputs wait
-        for a running turn, further ones wait to be accepted, until `ask_timeout_s`.
+        for a running turn, further ones wait to be accepted, for nearly `ask_timeout_s`.
 
         Raises:
             InvalidRequest: it is no op.
+            InputRefused: by the reply: 64 others went on waiting; it was not taken in.
+            RolloutError: by the reply: its line could not be written yet. It was taken in all the same, and is written as
+                soon as the disk takes it: do not send it again.
         """
         message = messages.SubmitOp(Submission(id=self._next_id(), op=parse_op(op)))
         return self._ask(message, self._shared.config.ask_timeout_s)
@@ -100,7 +103,12 @@ class CodexThread:
         return NextEvent(self._on_loop(self._actor.own_stream), config.turn_timeout_s + config.ask_timeout_s)
 
     def subscribe(self, ref: HostRef) -> Reply[None]:
-        """Tell each `Event` from now on, and `Ended` at the end, to a pykka actor of any kind, until it has ended."""
+        """Tell each `Event` from now on, and `Ended` at the end, to a pykka actor of any kind, until it has ended.
+
+        Raises:
+            InvalidRequest: it is no `pykka.ActorRef`.
+        """
+        check_ref(ref)
         ended = self._actor.cell.ended
         if ended is not None:
             tell_ref(ref, ended)

@@ -21,7 +21,7 @@ from codex_actors.services.skills import SkillsManager
 from codex_actors.turn import TurnResult
 
 if TYPE_CHECKING:
-    from codex_actors.actors.control import AgentControl
+    from codex_actors.actors.control import AgentControl, AgentInfo
     from codex_actors.actors.handle import CodexThread, NewThread  # noqa: F401  named in strings below
     from codex_actors.runtime.status_watch import StatusWatch  # noqa: F401
 
@@ -57,6 +57,13 @@ class SpawnAgent(Message[ThreadId]):
     config: Config
     input: UserInput
     source: ThreadSource | None
+    agent_control: AgentControl
+
+
+@dataclass(frozen=True, slots=True)
+class ListAgents(Message[tuple["AgentInfo", ...]]):
+    """The agents of the tree of `agent_control`."""
+
     agent_control: AgentControl
 
 
@@ -127,10 +134,28 @@ class ThreadConfigured(Message[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class ThreadEnded(Message[None]):
-    """A thread has ended."""
+class ThreadInterrupted(Message[None]):
+    """A turn was interrupted: the agents that its thread has at work are, too."""
 
     thread_id: ThreadId
+    agent_control: AgentControl
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFinished(Message[None]):
+    """An agent has finished a turn, or ended in the middle of one: its parent has to learn of it."""
+
+    parent_thread_id: ThreadId
+    thread_id: ThreadId
+    status: AgentStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadEnded(Message[None]):
+    """A thread has ended, and its agents with it."""
+
+    thread_id: ThreadId
+    agent_control: AgentControl
 
 
 # --- to a thread ---------------------------------------------------------------------------------------------------
@@ -165,6 +190,14 @@ class CancelRun(Message[None]):
     """Interrupt the turn that took this submission in, if it still runs."""
 
     submission_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeNotice(Message[None]):
+    """Tell the model, with its next request, how an agent of this thread has fared."""
+
+    thread_id: ThreadId
+    status: AgentStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,11 @@ class ThreadRecord:
         """Whether all lines are as durable as they have to be."""
         return self._kept >= self._number
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was recorded: a new thread's file is made by its first turn."""
+        return self._meta is None and (self.path is not None or bool(self.lines))
+
     def add(self, *lines: Any, is_awaited: bool = False) -> None:
         """Record payloads (or whole `RolloutItem`s): they count at once, and are on their way to the file.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codex_actors.actors import messages
-from codex_actors.actors.control import AgentTree
+from codex_actors.actors.control import AgentControl, AgentInfo, AgentTree
 from codex_actors.actors.handle import CodexThread, NewThread
 from codex_actors.actors.shared import Shared
 from codex_actors.actors.thread import ThreadActor
@@ -28,9 +28,10 @@ from codex_actors.errors import (
 from codex_actors.protocol.events import Event, SessionConfigured
 from codex_actors.protocol.history import New, Resumed, SubAgentSource, ThreadSource
 from codex_actors.protocol.ids import INITIAL_SUBMIT_ID, ThreadId
-from codex_actors.protocol.ops import Shutdown, Submission, UserInput
+from codex_actors.protocol.ops import Interrupt, Shutdown, Submission, UserInput
 from codex_actors.protocol.status import AgentStatus
-from codex_actors.runtime.actor import LATER, LoopActor, answer_with
+from codex_actors.rollout.replay import session_meta
+from codex_actors.runtime.actor import LATER, LoopActor, answer, answer_with
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import Reply
 from codex_actors.services.auth import AuthManager
@@ -80,6 +81,10 @@ class Registry:
         return [*listed, *self.leaving.values(), *(birth.actor for birth in self.births.values())]
 
 
+FACTS = (messages.ThreadConfigured, messages.ThreadEnded, messages.ThreadInterrupted, messages.AgentFinished)
+"""What the supervisor is told, also while it closes."""
+
+
 class SupervisorActor(LoopActor):
     """Holds the threads. It alone decides which exist; everybody else has it by a weak reference, but for the manager."""
 
@@ -106,8 +111,10 @@ class SupervisorActor(LoopActor):
             born(self)
 
     def on_receive(self, message: Any) -> Any:
-        """Handle one message."""
-        if self.shared.is_closing and not isinstance(message, messages.ThreadEnded | messages.ThreadConfigured):
+        """Handle one message. A foreign one is refused: told, it becomes a dead letter (pykka's registry can broadcast)."""
+        if self.shared.is_closing and not isinstance(message, FACTS):
+            if isinstance(message, messages.GetStatus):
+                return AgentStatus.NOT_FOUND
             raise UnsupportedOperation("the manager is closed")
         match message:
             case messages.SpawnThread():
@@ -116,7 +123,11 @@ class SupervisorActor(LoopActor):
             case messages.ThreadConfigured():
                 return self._file(message.thread_id)
             case messages.ThreadEnded():
-                return self._forget(message.thread_id)
+                return self._forget(message)
+            case messages.ThreadInterrupted():
+                return self._take_along(message, Interrupt())
+            case messages.AgentFinished():
+                return self._tell_parent(message)
             case messages.SendOp():
                 return self._send_op(message)
             case messages.GetThread():
@@ -128,6 +139,8 @@ class SupervisorActor(LoopActor):
                 return self._thread(message.thread_id).watch_status()
             case messages.ListThreads():
                 return list(self._threads)
+            case messages.ListAgents():
+                return _infos(message.agent_control)
             case messages.SpawnAgent():
                 self._spawn_agent(message)
                 return LATER
@@ -137,8 +150,14 @@ class SupervisorActor(LoopActor):
                 return self._shut_down(message.thread_id)
             case messages.FindThread():
                 return self._find(message)
+            case _ if self.reply_to is None:
+                return self.pump.refuse(message, "it is no message to the supervisor")
             case _:
                 raise InvalidRequest(f"{type(message).__name__} is no message to the supervisor")
+
+    def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
+        """It crashed: its threads end as by a close, in order."""
+        self._close(None)
 
     def _thread(self, thread_id: ThreadId) -> CodexThread:
         thread = self._threads.get(thread_id)
@@ -150,15 +169,19 @@ class SupervisorActor(LoopActor):
 
     def _answer_new_thread(self, reply: Any) -> Callable[[NewThread | None, BaseException | None], None]:
         def told(new: NewThread | None, error: BaseException | None) -> None:
-            if reply is not None and error is not None:
+            if error is not None:
                 answer_with(reply, error)
-            elif reply is not None:
-                reply.set(new)
+            else:
+                answer(reply, new)
 
         return told
 
     def _spawn(
-        self, message: messages.SpawnThread, told: Callable[[NewThread | None, BaseException | None], None]
+        self,
+        message: messages.SpawnThread,
+        told: Callable[[NewThread | None, BaseException | None], None],
+        *,
+        is_agent: bool = False,
     ) -> None:
         history = message.initial_history
         if isinstance(history, Resumed):
@@ -169,22 +192,33 @@ class SupervisorActor(LoopActor):
             if existing is not None:
                 existing.waiting.append(told)
                 return
-        self._check_limits(message.config, message.session_source, message.agent_control.tree, is_agent=False)
+        source, control = self._place(message)
+        if not isinstance(history, Resumed):  # what is resumed is not at work before it is given input
+            source = self._check_limits(message.config, source, control.tree, is_agent=is_agent)
         thread_id = history.conversation_id if isinstance(history, Resumed) else self.shared.clock.uuid7()
-        tree = message.agent_control.tree
-        if tree.limits is None:
-            tree.limits = message.config
+        if control.tree.limits is None:
+            control.tree.limits = message.config
         born: list[ThreadActor] = []
-        ThreadActor.start(self.shared, thread_id, message.agent_control, message.models_manager.get_model, born.append)
+        ThreadActor.start(
+            self.shared, thread_id, control, source, is_agent, message.models_manager.get_model, born.append
+        )
         actor = born[0]
-        if isinstance(message.session_source, SubAgentSource):
-            tree.members.append(weakref.ref(actor))
         configured: Reply[Event] = Reply(self.pump)
         self._births[thread_id] = Birth(actor, configured, [told])
         ref = self.actor_ref
         configured.when_done(lambda: ref.actor_inbox.put(Letter(messages.ThreadConfigured(thread_id))))
-        configure = messages.Configure(message.config, history, message.session_source, self.shared.codex_home)
+        configure = messages.Configure(message.config, history, source, self.shared.codex_home)
         actor.actor_inbox.put(Letter(configure, configured))
+
+    def _place(self, message: messages.SpawnThread) -> tuple[ThreadSource, AgentControl]:
+        """Where the thread stands: an agent that is resumed beside its parent is in the parent's tree again."""
+        history = message.initial_history
+        meta = session_meta(history.get_rollout_items()) if isinstance(history, Resumed) else None
+        if meta is None or meta.parent_thread_id is None:
+            return message.session_source, message.agent_control
+        source = SubAgentSource(parent_thread_id=meta.parent_thread_id, depth=meta.depth or 1)
+        parent = self._actor(meta.parent_thread_id)
+        return source, message.agent_control if parent is None else parent.control
 
     def _alive(self, history: Resumed) -> CodexThread | Birth | None:
         """The thread that a resume names, where it lives here; a removed one is listed again."""
@@ -211,18 +245,26 @@ class SupervisorActor(LoopActor):
             self._removed[thread_id] = thread
         return thread
 
-    def _check_limits(self, config: Config, source: ThreadSource, tree: AgentTree, *, is_agent: bool) -> None:
+    def _actor(self, thread_id: ThreadId) -> ThreadActor | None:
+        """A thread that has not ended, listed or not."""
+        thread = self._threads.get(thread_id) or self._removed.get(thread_id)
+        actor = self._leaving.get(thread_id) if thread is None else thread._actor
+        return None if actor is None or actor.has_ended else actor
+
+    def _check_limits(self, config: Config, source: ThreadSource, tree: AgentTree, *, is_agent: bool) -> ThreadSource:
+        """The source with the depth that it really has."""
         limits = tree.limits or config
         if isinstance(source, SubAgentSource):
-            parent = self._threads.get(source.parent_thread_id)
+            parent = self._actor(source.parent_thread_id)
             if parent is None:
                 raise ThreadNotFound(source.parent_thread_id)
-            if source.depth > limits.max_depth:
-                raise AgentDepthLimitReached(limits.max_depth, source.depth)
-        if is_agent or isinstance(source, SubAgentSource):
-            used = tree.at_work()
-            if used >= limits.max_agents:
-                raise AgentLimitReached(limits.max_agents, used)
+            depth = max(source.depth, parent.depth + 1)
+            if depth > limits.max_depth:
+                raise AgentDepthLimitReached(limits.max_depth, depth)
+            source = source.model_copy(update={"depth": depth})
+        if (is_agent or isinstance(source, SubAgentSource)) and len(tree.at_work) >= limits.max_agents:
+            raise AgentLimitReached(limits.max_agents, len(tree.at_work))
+        return source
 
     def _file(self, thread_id: ThreadId) -> None:
         """The newborn has answered: it is listed, unless it said anything but its first event."""
@@ -243,30 +285,23 @@ class SupervisorActor(LoopActor):
 
     def _spawn_agent(self, message: messages.SpawnAgent) -> None:
         services, reply, context = self._services, self.reply_to, self.sender_context
-        source = message.source or services.session_source
-        tree = message.agent_control.tree
-        self._check_limits(message.config, source, tree, is_agent=True)
         spawn = messages.SpawnThread(
             message.config,
             services.auth_manager,
             services.models_manager,
             services.skills_manager,
             New(),
-            source,
+            message.source or services.session_source,
             message.agent_control,
         )
 
         def spawned(new: NewThread | None, error: BaseException | None) -> None:
-            if new is None or error is not None:
-                if reply is not None and error is not None:
-                    answer_with(reply, error)
-                return
-            self._first_input(new, message.input, reply, context)
+            if new is not None:
+                self._first_input(new, message.input, reply, context)
+            elif error is not None:
+                answer_with(reply, error)
 
-        self._spawn(spawn, spawned)
-        actor = next(reversed(self._births.values())).actor
-        if not isinstance(source, SubAgentSource):
-            tree.members.append(weakref.ref(actor))
+        self._spawn(spawn, spawned, is_agent=True)
 
     def _first_input(self, new: NewThread, op: UserInput, reply: Any, context: contextvars.Context | None) -> None:
         """A spawned agent exists only with its first input; if that is refused, it is taken down again."""
@@ -280,10 +315,9 @@ class SupervisorActor(LoopActor):
             if error is not None:
                 threads.pop(thread_id, None)
                 actor.shut_down()
-                if reply is not None:
-                    answer_with(reply, error)
-            elif reply is not None:
-                reply.set(thread_id)
+                answer_with(reply, error)
+            else:
+                answer(reply, thread_id)
 
         accepted.when_done(told)
         actor.actor_inbox.put(Letter(messages.SubmitOp(submission), accepted, context))
@@ -292,10 +326,11 @@ class SupervisorActor(LoopActor):
 
     def _send_op(self, message: messages.SendOp) -> Any:
         actor = self._thread(message.thread_id)._actor
-        if isinstance(message.submission.op, UserInput) and actor.phase == "idle":
-            tree = actor.control.tree
-            if any(ref() is actor for ref in tree.members):
-                self._check_limits(actor.config, self._services.session_source, tree, is_agent=True)
+        tree = actor.control.tree
+        is_start = isinstance(message.submission.op, UserInput) and actor.phase == "idle"
+        if actor.is_agent and is_start and actor.thread_id not in tree.at_work:
+            self._check_limits(actor.config, self._services.session_source, tree, is_agent=True)
+            tree.at_work.add(actor.thread_id)  # from now on, not only when its turn begins
         actor.actor_inbox.put(Letter(messages.SubmitOp(message.submission), self.reply_to, self.sender_context))
         return LATER
 
@@ -328,7 +363,20 @@ class SupervisorActor(LoopActor):
             return None
         return thread
 
-    def _forget(self, thread_id: ThreadId) -> None:
+    def _take_along(self, message: messages.ThreadInterrupted | messages.ThreadEnded, op: Interrupt | Shutdown) -> None:
+        """The agents of a thread share its fate; each takes its own agents along in turn."""
+        for child in message.agent_control.tree.children_of(message.thread_id):
+            submission = Submission(id=str(self.shared.clock.uuid7()), op=op)
+            child.actor_inbox.put(Letter(messages.SubmitOp(submission)))
+
+    def _tell_parent(self, message: messages.AgentFinished) -> None:
+        parent = self._actor(message.parent_thread_id)
+        if parent is not None:  # with a parent that has ended there is nobody left to tell
+            parent.actor_inbox.put(Letter(messages.TakeNotice(message.thread_id, message.status)))
+
+    def _forget(self, message: messages.ThreadEnded) -> None:
+        self._take_along(message, Shutdown())
+        thread_id = message.thread_id
         thread = self._threads.get(thread_id)
         if thread is not None and thread._actor.has_ended:
             del self._threads[thread_id]
@@ -345,3 +393,9 @@ class SupervisorActor(LoopActor):
         """pykka's stop, and so `ActorRegistry.stop_all()`: as the manager's `close()`."""
         self._close(self.reply_to)
         return LATER
+
+
+def _infos(control: AgentControl) -> tuple[AgentInfo, ...]:
+    return tuple(
+        AgentInfo(actor.thread_id, actor.parent_id, actor.depth, actor.cell.status) for actor in control.tree.members()
+    )

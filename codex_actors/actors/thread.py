@@ -6,8 +6,8 @@ it and tells each step; a step of a turn that has ended is dropped.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,11 @@ from codex_actors.actors.shared import Shared
 from codex_actors.actors.steps import commit
 from codex_actors.actors.turn_state import Accepted, Turn
 from codex_actors.actors.turn_task import DELTA_STEPS, TakeInput, TurnEnded, drive_turn
+from codex_actors.actors.waiting import Waiting, acknowledge, notice_of
 from codex_actors.actors.watchers import Watchers
 from codex_actors.config import Config
 from codex_actors.context import context_changes
-from codex_actors.errors import InternalAgentDied, ReplyTimeout, RolloutError
+from codex_actors.errors import InternalAgentDied, RolloutError
 from codex_actors.model.provider import Prompt
 from codex_actors.protocol.events import (
     Error,
@@ -39,7 +40,7 @@ from codex_actors.protocol.events import (
     TurnAborted,
     Warning,
 )
-from codex_actors.protocol.history import Forked
+from codex_actors.protocol.history import Forked, SubAgentSource, ThreadSource
 from codex_actors.protocol.ids import INITIAL_SUBMIT_ID, ThreadId
 from codex_actors.protocol.ops import Interrupt, Shutdown, Submission, ThreadRollback, UserInput
 from codex_actors.protocol.status import AgentStatus, Ended
@@ -51,9 +52,6 @@ from codex_actors.runtime.streams import EventStream
 from codex_actors.tools.tool import ToolContext
 from codex_actors.tools.toolbox import Toolbox, done
 from codex_actors.turn import TurnResult
-
-PENDING_BOUND = 64
-"""Inputs that wait for a running turn; further ones wait to be accepted. Source: `codex.rs`, `SUBMISSION_CHANNEL_CAPACITY`."""
 
 INTERRUPTED = "aborted by user"
 """The output of a call that an interrupt cut. Source: `tools/parallel.rs`."""
@@ -76,6 +74,8 @@ class ThreadActor(LoopActor):
         shared: Shared,
         thread_id: ThreadId,
         control: AgentControl,
+        source: ThreadSource,
+        awaits_input: bool,
         model_of: Callable[[Config], str],
         born: Callable[[ThreadActor], None],
     ) -> None:
@@ -83,6 +83,10 @@ class ThreadActor(LoopActor):
         self.shared = shared
         self.thread_id = thread_id
         self.control = control
+        parent = source if isinstance(source, SubAgentSource) else None
+        self.parent_id = None if parent is None else parent.parent_thread_id
+        self.depth = 0 if parent is None else parent.depth
+        self.is_agent = awaits_input or parent is not None
         self.phase: Phase = "starting"
         self.turn: Turn | None = None
         self.watchers = Watchers(shared.pump)
@@ -90,10 +94,15 @@ class ThreadActor(LoopActor):
         self._model_of = model_of
         self._born: Callable[[ThreadActor], None] | None = born
         self._birth: Birth | None = None
-        self._pending: deque[Accepted] | None = None
+        self._waiting: Waiting | None = None
         self._toolbox: Toolbox | None = None
         self._released = False
+        self._is_unreported = False
+        self._awaits_input = awaits_input
         self._term = 0
+        if self.is_agent:
+            control.tree.add(self)
+            control.tree.at_work.add(thread_id)
 
     def _start_actor_loop(self) -> None:
         super()._start_actor_loop()
@@ -133,6 +142,8 @@ class ThreadActor(LoopActor):
                 return self._configure(message)
             case messages.CancelRun():
                 self._cancel_run(message.submission_id)
+            case messages.TakeNotice():
+                self._take_notice(message)
             case messages.GiveHistory():
                 return self.record.rollout_items()
             case messages.Subscribe():
@@ -159,9 +170,13 @@ class ThreadActor(LoopActor):
         record.path = birth.path
         if birth.meta is not None:
             record.begin(birth.meta)
-        self._pending = deque(Accepted.found(line) for line in birth.pending) or None
+        if birth.pending:
+            self._waiting = Waiting(record, self.pump, map(Accepted.found, birth.pending))
         self._birth = birth
+        self.watchers.cell.status = birth.status
         self.phase = "idle"
+        if not self._awaits_input:
+            self._rest()
         event = Event(INITIAL_SUBMIT_ID, birth.configured)
         if birth.warning is not None:
             self.pump.after(
@@ -201,40 +216,19 @@ class ThreadActor(LoopActor):
     def _take_in(self, accepted: Accepted) -> None:
         if self.turn is None:
             # What was accepted before the thread was loaded stands in front of it.
-            self._begin_turn(accepted.submission_id, accepted.context, [*(self._pending or ()), accepted])
-            return
-        if self._pending is None:
-            self._pending = deque()
-        self._pending.append(accepted)
-        if len(self._pending) <= PENDING_BOUND:
-            self._promise(accepted)
+            waiting = [] if self._waiting is None else self._waiting.take_inputs()
+            self._begin_turn(accepted.submission_id, accepted.context, [*waiting, accepted])
         else:
-            timeout_s = self.shared.config.ask_timeout_s
-            self.pump.loop.call_later(timeout_s, self._refuse_late, accepted, timeout_s)
+            self._wait().add(accepted, self.shared.config.ask_timeout_s)
 
-    def _promise(self, accepted: Accepted) -> None:
-        """Accept an input that a later model request will take in: durable before its sender hears of it."""
-        accepted.is_recorded = True
-        self.record.add(accepted.line())
-        self._acknowledge(accepted)
-
-    def _acknowledge(self, accepted: Accepted) -> None:
-        ack, accepted.ack = accepted.ack, None
-        if ack is not None:
-            self.record.show(Answer(ack, accepted.submission_id))
-
-    def _refuse_late(self, accepted: Accepted, timeout_s: float) -> None:
-        """An input that could not be accepted within its sender's deadline is refused, so that the wait is bounded."""
-        if accepted.is_recorded or self._pending is None or accepted not in self._pending:
-            return
-        self._pending.remove(accepted)
-        for reply in (accepted.ack, accepted.result):
-            if reply is not None:
-                reply.fail(ReplyTimeout(timeout_s))
+    def _wait(self) -> Waiting:
+        if self._waiting is None:
+            self._waiting = Waiting(self.record, self.pump)
+        return self._waiting
 
     def _cancel_run(self, submission_id: str) -> None:
-        waiting = any(accepted.submission_id == submission_id for accepted in self._pending or ())
-        if self.turn is not None and (waiting or submission_id in self.turn.submission_ids):
+        waits = self._waiting is not None and self._waiting.holds(submission_id)
+        if self.turn is not None and (waits or submission_id in self.turn.submission_ids):
             self._interrupt()
 
     def _interrupt(self) -> None:
@@ -244,8 +238,19 @@ class ThreadActor(LoopActor):
                 self.on_step(step)
         if self.turn is None:
             return
-        self._take_pending(self.turn)
+        self._take_waiting(self.turn)
         self._end_turn(aborted="interrupted")
+        self.control.tell(messages.ThreadInterrupted(self.thread_id, self.control))
+
+    def _take_notice(self, message: messages.TakeNotice) -> None:
+        """An idle thread records it, unless it has recorded nothing yet; a running one does before its next request."""
+        self._wait().notices.append(notice_of(message.thread_id, message.status))
+        if self.turn is None and self.phase == "idle" and self.record.is_begun:
+            self._record_notices()
+
+    def _record_notices(self) -> None:
+        for notice in [] if self._waiting is None else self._waiting.take_notices():
+            self.record.add_item(notice)
 
     def _roll_back(self, submission_id: str, num_turns: int) -> None:
         problem = None
@@ -258,16 +263,22 @@ class ThreadActor(LoopActor):
             return
         event = ThreadRolledBack(num_turns=num_turns)
         self.record.history = drop_last_n_user_turns(self.record.history, num_turns)
-        self.record.add(event)
+        if self.record.is_begun:  # nothing of a new thread is on disk before its first turn
+            self.record.add(event)
         self.record.show(Event(submission_id, event))
 
     # --- a turn ----------------------------------------------------------------------------------------------------
 
     def _begin_turn(self, turn_id: str, context: contextvars.Context | None, inputs: list[Accepted]) -> None:
-        self._pending = None
         turn = self.turn = Turn(turn_id, context, inputs[-1].schema, 0)
         self.phase = "running"
+        self._is_unreported = True
+        if self.is_agent:
+            self.control.tree.at_work.add(self.thread_id)
         self.shared.watchdog.watch()
+        limit_s = self.shared.config.turn_timeout_s
+        turn.expire = partial(self._expire_turn, turn, limit_s)
+        self.pump.deadlines(limit_s).set(turn.expire)
         self.emit(turn, made(TaskStarted, turn_id=turn_id))
         history = self.record.history
         lines: list[Any] = []
@@ -276,6 +287,10 @@ class ThreadActor(LoopActor):
             changes = context_changes(self.config, history, cwd=self.cwd)
             history += changes
             lines += [*birth.owed, *changes]
+        if self._waiting is not None and self._waiting.notices:
+            notices = self._waiting.take_notices()
+            history += notices
+            lines += notices
         for accepted in inputs:
             lines += self._history_lines(turn, accepted)
         lines.append(self.shared.turn_context(self.config, self.model, turn.schema, self.cwd))
@@ -296,37 +311,46 @@ class ThreadActor(LoopActor):
         return [accepted.item_line(item), accepted.told]
 
     def _taken(self, turn: Turn, accepted: Accepted) -> None:
-        self._acknowledge(accepted)
+        acknowledge(self.record, accepted)
         if accepted.told is not None:
             self.emit(turn, accepted.told)
 
-    def _take_pending(self, turn: Turn) -> None:
+    def _take_waiting(self, turn: Turn) -> None:
         """Take all that waits into the turn: its next model request sees it."""
-        inputs, self._pending = list(self._pending or ()), None
-        for accepted in inputs:
+        if self._waiting is None:
+            return
+        self._record_notices()
+        for accepted in self._waiting.take_inputs():
             self.record.add(*self._history_lines(turn, accepted))
             self._taken(turn, accepted)
 
     def _launch(self, turn: Turn) -> None:
+        """Whatever a host's tools and task factory do here is the turn's failure."""
         if self.turn is not turn:
             return
-        toolbox = self._tools()
-        context = ToolContext(self.thread_id, turn.id, "", self.control)
-        coroutine = drive_turn(self.shared, self, turn.id, self._prompt(turn), toolbox, context)
-        # An empty context is false, and still the client's.
-        context_of_turn = self.pump.context.copy() if turn.context is None else turn.context
-        turn.context = None
+        coroutine = None
         try:
+            toolbox = self._tools()
+            control = self.control.of(self.thread_id, self.depth) if self.config.tools else self.control
+            context = ToolContext(self.thread_id, turn.id, "", control, self.config)
+            coroutine = drive_turn(self.shared, self, turn.id, self._prompt(turn), toolbox, context)
+            # An empty context is false, and still the client's.
+            context_of_turn = self.pump.context.copy() if turn.context is None else turn.context
+            turn.context = None
             turn.task = self.pump.loop.create_task(coroutine, context=context_of_turn)
-        except Exception as error:  # a host's task factory refused it
-            coroutine.close()
+        except Exception as error:
+            if coroutine is not None:
+                coroutine.close()
             self._end_turn(error=f"the turn task could not be started: {error}", finished=True)
             return
         self.shared.turns.add(turn.task)
-        turn.task.add_done_callback(self.shared.turns.discard)
-        limit_s = self.shared.config.turn_timeout_s
-        turn.expire = partial(self._expire_turn, turn, limit_s)
-        self.pump.deadlines(limit_s).set(turn.expire)
+        turn.task.add_done_callback(partial(self._left, turn))
+
+    def _left(self, turn: Turn, task: asyncio.Task[None]) -> None:
+        self.shared.turns.discard(task)
+        if task.cancelled():  # from outside, before its first step: it could not tell of its end
+            error = f"the turn of thread {self.thread_id} was cancelled from outside the runtime"
+            self.actor_inbox.put_step(self, (turn.id, TurnEnded(error)))
 
     def _expire_turn(self, turn: Turn, limit_s: float) -> None:
         if self.turn is turn:
@@ -357,7 +381,7 @@ class ThreadActor(LoopActor):
         if isinstance(step, TurnEnded):
             self._end_turn(error=step.error, finished=True)
         elif isinstance(step, TakeInput):
-            self._take_pending(turn)
+            self._take_waiting(turn)
             if not step.prompt.done():
                 step.prompt.set_result(self._prompt(turn))
         else:
@@ -373,7 +397,7 @@ class ThreadActor(LoopActor):
         assert turn is not None
         self._close_calls(turn, INTERRUPTED if aborted else "aborted")
         self.turn = None
-        self.phase = "idle"
+        self._rest()
         self.shared.watchdog.unwatch()
         if aborted is not None:
             event: EventMsg = made(TurnAborted, turn_id=turn.id, reason=aborted)
@@ -385,6 +409,9 @@ class ThreadActor(LoopActor):
             event = made(TaskComplete, turn_id=turn.id, last_agent_message=turn.text, error=error)
             status = AgentStatus.completed(turn.text) if error is None else AgentStatus.errored(error)
         self.emit(turn, event)
+        self._record_notices()
+        if aborted is None:
+            self._report(status)
         if turn.results:
             items = tuple(self.record.history[turn.first :])
             result = TurnResult(turn.id, turn.text, items, turn.usage or TokenUsage(), status, error)
@@ -394,11 +421,24 @@ class ThreadActor(LoopActor):
             self.pump.deadlines(self.shared.config.turn_timeout_s).discard(turn.expire)
         if turn.task is not None and not finished:
             turn.task.cancel()
-        if self._pending:
-            first = self._pending[0]
-            self._begin_turn(first.submission_id, first.context, list(self._pending))
+        inputs = [] if self._waiting is None else self._waiting.take_inputs()
+        if inputs:
+            self._begin_turn(inputs[0].submission_id, inputs[0].context, inputs)
         elif self._released:
             self.shut_down()
+
+    def _rest(self) -> None:
+        """Idle: no longer among the agents at work."""
+        self.phase = "idle"
+        if self.is_agent:
+            self.control.tree.at_work.discard(self.thread_id)
+
+    def _report(self, status: AgentStatus) -> None:
+        """Tell the parent how a turn ended, once, when that is kept."""
+        self._is_unreported = False
+        if self.parent_id is not None:
+            told = messages.AgentFinished(self.parent_id, self.thread_id, status)
+            self.record.show(partial(self.control.tell, told))
 
     def _close_calls(self, turn: Turn, text: str) -> None:
         """No way out of a turn leaves a call without its output."""
@@ -429,9 +469,12 @@ class ThreadActor(LoopActor):
     def _leave(self, ended: Ended, *last: Effect) -> None:
         if self.phase in ("stopping", "ended"):
             return
+        self._rest()
         self.phase = "stopping"
         for effect in last:
             self.record.show(effect)
+        if self._is_unreported:
+            self._report(AgentStatus.SHUTDOWN)
         self.record.show(lambda: self._ended(ended))
         self.actor_stopped.set()
         self._finish()
@@ -439,30 +482,39 @@ class ThreadActor(LoopActor):
     def _ended(self, ended: Ended) -> None:
         self.phase = "ended"
         self.watchers.finish(ended)
-        self.control.tell(messages.ThreadEnded(self.thread_id))
+        if self.is_agent:
+            self.control.tree.remove(self)
+        self.control.tell(messages.ThreadEnded(self.thread_id, self.control))
 
-    def _stop(self) -> None:
-        """pykka's stop: as the op `shutdown`."""
+    def stop_now(self) -> None:
+        """As the op `shutdown`, in front of all that waits in the mailbox. Runs in: the loop's OS thread."""
         self._interrupt()
         self.shut_down()
+
+    _stop = stop_now
 
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
         """A handler raised: this thread ends, in order, and no other."""
         message = f"{getattr(exception_type, '__name__', 'error')}: {exception_value}"
         self._released = False
-        results = [accepted.result for accepted in self._pending or ()]
-        acks = [accepted.ack for accepted in self._pending or ()]
-        self._pending = None
+        waiting = [] if self._waiting is None else self._waiting.take_inputs()
         turn = self.turn
-        if turn is not None:
-            results += turn.results
-            turn.results = []
-            self._end_turn(error=message)
-        for reply in (*results, *acks):
-            if reply is not None:
-                self.record.show(partial(reply.fail, InternalAgentDied(message)))
-        last: tuple[Effect, ...] = () if turn is not None else (Event(INITIAL_SUBMIT_ID, Error(message=message)),)
-        self._leave(Ended(self.thread_id, "crashed", message), *last)
+        results = [] if turn is None else turn.results
+        last: tuple[Effect, ...] = ()
+        try:
+            if turn is not None:
+                turn.results = []
+                self._end_turn(error=message)
+            else:
+                last = (Event(INITIAL_SUBMIT_ID, Error(message=message)),)
+                self._report(AgentStatus.errored(message))
+        finally:  # whatever else fails, its end comes and everybody who waits is told
+            died = InternalAgentDied(message)
+            for accepted in waiting:
+                self.record.show(partial(accepted.fail, died))
+            for reply in results:
+                self.record.show(partial(reply.fail, died))
+            self._leave(Ended(self.thread_id, "crashed", message), *last)
 
     def _on_unwritten(self, error: RolloutError, is_first: bool) -> None:
         """The rollout could not be written: what waits for it is refused, the turn is stopped, nothing is forgotten."""

@@ -50,6 +50,12 @@ class Accepted:
         """An input that was accepted before the thread was loaded."""
         return cls(line.submission_id, line.items, line.final_output_json_schema, None, is_recorded=True)
 
+    def fail(self, error: Exception) -> None:
+        """Tell its sender that nothing came of it."""
+        for reply in (self.ack, self.result):
+            if reply is not None:
+                reply.fail(error)
+
     def line(self) -> InputAccepted:
         """What the rollout says of it while it waits."""
         return InputAccepted(submission_id=self.submission_id, items=self.items, final_output_json_schema=self.schema)

@@ -10,7 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from codex_actors.protocol.events import EventMsg, ThreadRolledBack, TokenCount, TokenUsageInfo
+from codex_actors.protocol.events import (
+    EventMsg,
+    TaskComplete,
+    ThreadRolledBack,
+    TokenCount,
+    TokenUsageInfo,
+    TurnAborted,
+)
 from codex_actors.protocol.history import (
     Compacted,
     CompactedLine,
@@ -35,6 +42,7 @@ from codex_actors.protocol.items import (
     Message,
     ResponseItem,
 )
+from codex_actors.protocol.status import AgentStatus, status_after
 from codex_actors.rollout.truncation import drop_last_n_user_turns, is_user_message
 
 Call: TypeAlias = FunctionCall | CustomToolCall | LocalShellCall
@@ -128,6 +136,30 @@ def last_token_usage(items: Iterable[RolloutItem]) -> TokenUsageInfo | None:
         if isinstance(item, EventMsgLine) and isinstance(item.payload, TokenCount) and item.payload.info is not None:
             found = item.payload.info
     return found
+
+
+def last_status(items: Iterable[RolloutItem]) -> AgentStatus:
+    """How the newest turn ended: `completed`, `interrupted` (also one that was cut, or failed: neither leaves a line), or
+    `pending_init` where there was none.
+
+    A turn has completed when the usage of a response without calls was recorded, or by its `task_complete`.
+    """
+    status, text, is_answered = AgentStatus.PENDING_INIT, None, False
+    for item in items:
+        match item:
+            case ResponseItemLine(payload=Message(role="assistant") as message):
+                text, is_answered = message.text, True
+            case ResponseItemLine(payload=payload) if is_user_message(payload):
+                status, text, is_answered = AgentStatus.INTERRUPTED, None, False
+            case ResponseItemLine(payload=FunctionCall() | CustomToolCall() | LocalShellCall()):
+                is_answered = False
+            case EventMsgLine(payload=TokenCount()) if is_answered:
+                status = AgentStatus.completed(text)
+            case EventMsgLine(payload=TaskComplete() | TurnAborted() as end):
+                status = status_after(end) or status
+            case _:
+                pass
+    return status
 
 
 def session_meta(items: Iterable[RolloutItem]) -> SessionMeta | None:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 import pykka
 from pykka.messages import _ActorStop
 
-from codex_actors.errors import ActorNotFound, InternalAgentDied
+from codex_actors.errors import ActorNotFound, InternalAgentDied, InvalidRequest
 from codex_actors.runtime.mailbox import Letter, Mailbox
 from codex_actors.runtime.pump import Pump
 from codex_actors.runtime.reply import Reply
@@ -184,11 +184,19 @@ class LoopActor(pykka.Actor):
             self.on_end()
 
 
+def answer(reply: Any, value: Any) -> None:
+    """Answer a reply of ours (one that its client has cancelled takes no answer), a host's future, or nobody."""
+    if isinstance(reply, Reply):
+        reply.answer(value)
+    elif reply is not None:
+        reply.set(value)
+
+
 def answer_with(reply: Any, error: BaseException) -> None:
-    """Fail a reply of ours, or a future that a host put into the envelope."""
+    """Fail a reply of ours, a future that a host put into the envelope, or nobody's."""
     if isinstance(reply, Reply):
         reply.fail(error)
-    else:
+    elif reply is not None:
         reply.set_exception((type(error), error, None))
 
 
@@ -196,11 +204,25 @@ HostRef: TypeAlias = pykka.ActorRef[Any]
 """A ref to a pykka actor of any kind."""
 
 
+def check_ref(ref: Any) -> None:
+    """Refuse what is no `HostRef`, such as a proxy.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    if not isinstance(ref, pykka.ActorRef):
+        hint = "; give `proxy.actor_ref`" if isinstance(ref, pykka.ActorProxy) else ""
+        raise InvalidRequest(f"ref: a {type(ref).__name__} is no pykka.ActorRef{hint}")
+
+
 def tell_ref(ref: HostRef, message: Any) -> bool:
-    """Tell a host's actor; False if it has ended."""
+    """Tell a host's actor; False if it cannot be told any more."""
     try:
         ref.tell(message)
     except pykka.ActorDeadError:
+        return False
+    except Exception:  # of a host's own kind of actor: it must not end the thread that tells it
+        logger.exception("%s could not be told of a thread's events and is not told any more", ref)
         return False
     return True
 

@@ -15,7 +15,7 @@ from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import SchemaError
 
-from codex_actors.config import ToolLike, is_seconds
+from codex_actors.config import Config, ToolLike, is_seconds
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.ops import describe
 
@@ -46,13 +46,15 @@ class ToolContext:
     """Whose call it is. A parameter annotated with this class is filled by the runtime; the model does not see it.
 
     Attributes:
-        control: The thread's `AgentControl`.
+        control: The thread's `AgentControl`: what it spawns are this thread's children.
+        config: The thread's settings; None where no thread calls.
     """
 
     thread_id: ThreadId
     turn_id: str
     call_id: str
     control: Any
+    config: Config | None = None
 
 
 class Tool(Generic[P, R]):

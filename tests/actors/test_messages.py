@@ -16,6 +16,7 @@ from codex_actors.protocol.events import TaskStarted, UserMessage
 from codex_actors.protocol.history import EventMsgLine, Forked, New, Resumed, SessionSource, SubAgentSource
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.ops import Interrupt, Op, Shutdown, Submission, ThreadRollback, UserInput
+from codex_actors.protocol.status import AgentStatus
 from codex_actors.services.auth import AuthManager, CodexAuth
 from codex_actors.services.models import ModelsManager
 from codex_actors.services.skills import SkillsManager
@@ -60,7 +61,11 @@ EXAMPLES: list[messages.Message[Any]] = [
     messages.ShutdownThread(THREAD_ID),
     messages.RemoveThread(THREAD_ID),
     messages.ThreadConfigured(THREAD_ID),
-    messages.ThreadEnded(THREAD_ID),
+    messages.ThreadEnded(THREAD_ID, AgentControl(None, None)),
+    messages.ThreadInterrupted(THREAD_ID, AgentControl(None, None)),
+    messages.AgentFinished(THREAD_ID, THREAD_ID, AgentStatus.completed("x")),
+    messages.ListAgents(AgentControl(None, None)),
+    messages.TakeNotice(THREAD_ID, AgentStatus.INTERRUPTED),
     messages.Configure(CONFIG, New(), SOURCE, Path("/home")),
     messages.SubmitOp(submission(Interrupt())),
     messages.SubmitOp(submission(Shutdown())),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from codex_actors import Config, ScriptedModel, ThreadManager, UserInput, tool
-from codex_actors.protocol.items import FunctionCall, FunctionCallOutput
+from codex_actors.protocol.items import FunctionCall, FunctionCallOutput, Message
 from codex_actors.tools.tool import ToolContext
 
 WAIT_S = 10.0
@@ -28,9 +28,10 @@ def asks(name: str) -> Any:
     """A model that calls the tool once, then says what it answered."""
 
     def answer(prompt: Any) -> Any:
-        last = prompt.input[-1]
-        if isinstance(last, FunctionCallOutput):
-            return last.output
+        newest = prompt.input[-2:]  # behind the output of a spawn stands what its child has to say
+        outputs = [item.output for item in newest if isinstance(item, FunctionCallOutput)]
+        if outputs and not (isinstance(newest[-1], Message) and newest[-1].text == "who am I?"):
+            return outputs[-1]
         return [FunctionCall(name=name, arguments="{}", call_id="c1")]
 
     return answer

@@ -262,7 +262,8 @@ def test_child_gets_the_control_of_its_root() -> None:
     with ThreadManager.for_testing(ScriptedModel(answer)) as manager:
         result = start(manager, config).thread.run("root").get(timeout=WAIT_S)
     assert result.text == "got got leaf"
-    assert controls[0] is controls[1]
+    assert controls[0].tree is controls[1].tree
+    assert controls[0].thread_id != controls[1].thread_id
 
 
 def test_spawn_agent_respects_max_depth() -> None:

@@ -125,7 +125,7 @@ def test_resume_tells_the_recorded_events(tmp_path: Path) -> None:
     with ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path) as manager:
         new = manager.resume_thread_from_rollout(Config(), old.thread.rollout_path).get(timeout=WAIT_S)
         assert new.thread.total_token_usage() == usage
-        assert new.thread.agent_status() == AgentStatus.PENDING_INIT
+        assert new.thread.agent_status() == AgentStatus.completed("echo: u1")
     configured = new.session_configured
     assert [event.type for event in configured.initial_messages or ()] == [
         "user_message",

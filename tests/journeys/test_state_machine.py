@@ -200,7 +200,12 @@ class ThreadsMachine(RuleBasedStateMachine):
         actor = life.actor()
         assert actor is not None
         self.when(
-            life.cell, lambda: life.cell.status.word != "running" and actor.phase == "idle" and not actor._pending
+            life.cell,
+            lambda: (
+                life.cell.status.word != "running"
+                and actor.phase == "idle"
+                and not (actor._waiting and actor._waiting.inputs)
+            ),
         )
 
     def until_ended(self, life: Life, reason: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from codex_actors import Config, Interrupt, ManagerConfig, ScriptedModel, ThreadManager, UserInput, tool
-from codex_actors.errors import ReplyTimeout
+from codex_actors.errors import InputRefused
 from codex_actors.protocol.events import Event, TaskComplete, TaskStarted, TurnAborted, UserMessage
 from codex_actors.protocol.items import FunctionCall, Message
 from codex_actors.protocol.status import AgentStatus
@@ -167,10 +167,10 @@ def test_input_beyond_64_is_refused_at_its_deadline(tmp_path: Path) -> None:
         submitted, ran = thread.submit(UserInput("late submit")), thread.run("late run")
         for reply in pending:
             reply.get(timeout=WAIT_S)
-        with pytest.raises(ReplyTimeout):
-            submitted.get(timeout=WAIT_S)
-        with pytest.raises(ReplyTimeout):
-            ran.get(timeout=WAIT_S)
+        for late in (submitted, ran):
+            with pytest.raises(InputRefused, match="64 inputs wait") as refused:
+                late.get(timeout=WAIT_S)
+            assert refused.value.retryable
         gate.open()
         turn_of(stream)
         turn_of(stream)
@@ -253,7 +253,7 @@ def test_accepted_input_without_item_is_pending_at_resume(tmp_path: Path) -> Non
     with ThreadManager.for_testing(model, codex_home=killed) as manager:
         (path,) = killed.rglob("rollout-*.jsonl")
         new = manager.resume_thread_from_rollout(Config(), path).get(timeout=WAIT_S)
-        assert new.thread.agent_status() == AgentStatus.PENDING_INIT
+        assert new.thread.agent_status() == AgentStatus.INTERRUPTED
         assert model.requests == 0
         assert new.thread.run("fourth").get(timeout=WAIT_S).text == "echo: fourth"
         new.thread.run("fifth").get(timeout=WAIT_S)

@@ -10,7 +10,7 @@ import pytest
 
 from codex_actors import Config, Interrupt, ManagerConfig, ScriptedModel, ThreadManager, tool
 from codex_actors.config import ToolLike
-from codex_actors.protocol.items import FunctionCall, FunctionCallOutput
+from codex_actors.protocol.items import FunctionCall, FunctionCallOutput, Message
 from codex_actors.testing import no_leaks
 from codex_actors.tools import files
 from codex_actors.tools.tool import ToolContext, ToolError
@@ -243,7 +243,10 @@ def test_sync_tool_may_wait_for_another_thread() -> None:
     with ThreadManager(model=model) as manager:
         thread = manager.start_thread(Config(tools=(ask,))).get().thread
         assert thread.run("hi").get(timeout=WAIT_S).text == "done"
-    assert model.prompts[2].input[-1] == FunctionCallOutput(call_id="c1", output="from the child")
+    output, notice = model.prompts[2].input[-2:]
+    assert output == FunctionCallOutput(call_id="c1", output="from the child")
+    assert isinstance(notice, Message)
+    assert "subagent_notification" in notice.text
 
 
 def test_tools_that_wait_give_their_places_away() -> None:
