@@ -88,9 +88,12 @@ class CodexThread:
         """
         submission = Submission(id=self._next_id(), op=parse_input(text_or_items))
         config = self._shared.config
-        reply = self._ask(messages.RunInput(submission), config.turn_timeout_s + config.ask_timeout_s)
-        reply._on_cancel = lambda: self._actor.actor_inbox.put(Letter(messages.CancelRun(submission.id)))
-        return reply
+        inbox = self._actor.actor_inbox
+        return self._ask(
+            messages.RunInput(submission),
+            config.turn_timeout_s + config.ask_timeout_s,
+            on_cancel=lambda: inbox.put(Letter(messages.CancelRun(submission.id))),
+        )
 
     def next_event(self) -> Reply[Event]:
         """The next event of the thread's own stream, open from its birth (behind `session_configured`).
@@ -148,9 +151,11 @@ class CodexThread:
     def _next_id(self) -> str:
         return str.__str__(self._shared.clock.uuid7())
 
-    def _ask(self, message: messages.Message[R], timeout_s: float) -> Reply[R]:
+    def _ask(
+        self, message: messages.Message[R], timeout_s: float, on_cancel: Callable[[], Any] | None = None
+    ) -> Reply[R]:
         self._shared.check_process()
-        reply: Reply[R] = Reply(self._shared.pump, timeout_s)
+        reply: Reply[R] = Reply(self._shared.pump, timeout_s, on_cancel)
         self._actor.actor_inbox.put(Letter(message, reply, contextvars.copy_context()))
         return reply
 

@@ -419,6 +419,7 @@ class ThreadActor(LoopActor):
                 self.record.show(Answer(reply, result))
         if turn.expire is not None:
             self.pump.deadlines(self.shared.config.turn_timeout_s).discard(turn.expire)
+            turn.expire = None  # it holds the turn: a cycle
         if turn.task is not None and not finished:
             turn.task.cancel()
         inputs = [] if self._waiting is None else self._waiting.take_inputs()
