@@ -26,6 +26,7 @@ from codex_actors.model.provider import ModelProvider
 from codex_actors.model.scripted import ScriptedModel
 from codex_actors.protocol.history import Forked, InitialHistory, ModelPreset, New, Resumed, SessionSource, ThreadSource
 from codex_actors.protocol.ids import ThreadId
+from codex_actors.rollout.truncation import truncate_before_nth_user_message
 from codex_actors.runtime.pump import DeadLetter
 from codex_actors.runtime.reply import Reply, answered
 from codex_actors.services.auth import AuthManager, CodexAuth
@@ -67,10 +68,9 @@ class ThreadManager:
         self._home = home
         self._model: ModelProvider = ScriptedModel() if model is None else model
         self._config = config or ManagerConfig()
-        self._session_source = session_source
-        self._auth_manager = auth_manager or AuthManager(home)
-        self._models_manager = ModelsManager(home, self._auth_manager, self._model)
-        self._skills_manager = SkillsManager(home)
+        auth = auth_manager or AuthManager(home)
+        models = ModelsManager(home, auth, self._model)
+        self._services = Services(auth, models, SkillsManager(home), session_source)
         self._is_temporary = False
         self._state: Literal["new", "open", "closed"] = "new"
         self._opened: Opened | None = None
@@ -140,10 +140,9 @@ class ThreadManager:
 
     def _maker(self) -> Any:
         """What makes the running parts in the loop's OS thread, without holding this manager."""
-        services = Services(self._auth_manager, self._models_manager, self._skills_manager, self._session_source)
         home = tempfile.TemporaryDirectory(prefix="codex_actors-") if self._is_temporary else None
         path = Path(home.name) if home is not None else self._home
-        return partial(_open, path, self._model, self._config, home, services)
+        return partial(_open, path, self._model, self._config, home, self._services)
 
     def _opened_up(self, opened: Opened) -> None:
         finalizer = weakref.finalize(self, opened.drop)
@@ -173,17 +172,17 @@ class ThreadManager:
     @property
     def session_source(self) -> ThreadSource:
         """What threads of this manager are recorded as."""
-        return self._session_source
+        return self._services.session_source
 
     @property
     def models_manager(self) -> ModelsManager:
         """The models that there are."""
-        return self._models_manager
+        return self._services.models_manager
 
     @property
     def skills_manager(self) -> SkillsManager:
         """The skills that there are."""
-        return self._skills_manager
+        return self._services.skills_manager
 
     @property
     def codex_home(self) -> Path | None:
@@ -205,7 +204,7 @@ class ThreadManager:
     def list_models(self, config: Config) -> Reply[list[ModelPreset]]:
         """The models to offer to a user; never fails."""
         self._running()
-        return answered(self._models_manager.list_models(config))
+        return answered(self._services.models_manager.list_models(config))
 
     def list_thread_ids(self) -> Reply[list[ThreadId]]:
         """The ids of the listed threads, oldest first."""
@@ -222,7 +221,7 @@ class ThreadManager:
 
     def start_thread(self, config: Config) -> Reply[NewThread]:
         """A new thread. Nothing is on disk before its first turn."""
-        return self._ask(self._spawn(config, New(), None))
+        return self._ask(self._spawn(config, New()))
 
     def resume_thread_with_history(
         self, config: Config, initial_history: InitialHistory, auth_manager: AuthManager | None = None
@@ -239,10 +238,9 @@ class ThreadManager:
 
         Fails with `RolloutError` where the file is none, and `UnsupportedOperation` where it is paginated.
         """
-        spawn = partial(self._spawn, config, auth_manager=auth_manager)
-        spawn(New())
-        resuming = loading.resume(self._running()[0].shared, self.agent_control(), loading.path_of(rollout_path), spawn)
-        return self._load(resuming)
+        control, path = self.agent_control(), loading.path_of(rollout_path)
+        spawn = partial(_spawn, self._services, control, check_config(config), auth_manager=auth_manager)
+        return self._load(loading.resume(self._running()[0].shared, control, path, spawn))
 
     def fork_thread(
         self, nth_user_message: int | None, config: Config | None, path: Path | str | ThreadId
@@ -256,18 +254,13 @@ class ThreadManager:
 
         Fails with `RolloutError` where the file is none. The fork's own file is whole when this is answered.
         """
-        if nth_user_message is not None and (
-            isinstance(nth_user_message, bool) or not isinstance(nth_user_message, int)
-        ):
-            raise InvalidRequest(f"nth_user_message: {nth_user_message!r} is not a whole number from 0, or None")
-        if nth_user_message is not None and nth_user_message < 0:
-            raise InvalidRequest(f"nth_user_message: {nth_user_message} is below 0")
+        truncate_before_nth_user_message(New(), nth_user_message)
         if config is not None:
-            self._spawn(config, New(), None)
+            check_config(config)
         opened, _ = self._running()
-        source = path if isinstance(path, ThreadId) else loading.path_of(path)
-        spawn = partial(self._spawn, auth_manager=None)
-        return self._load(loading.fork(opened.shared, self.agent_control(), nth_user_message, config, source, spawn))
+        control, source = self.agent_control(), loading.source_of(path)
+        spawn = partial(_spawn, self._services, control)
+        return self._load(loading.fork(opened.shared, control, nth_user_message, config, source, spawn))
 
     # --- how -------------------------------------------------------------------------------------------------------
 
@@ -286,22 +279,43 @@ class ThreadManager:
     def _spawn(
         self, config: Config, initial_history: InitialHistory, auth_manager: AuthManager | None = None
     ) -> messages.SpawnThread:
-        if not isinstance(config, Config):
-            raise InvalidRequest(f"config: {type(config).__name__} is not a Config")
-        return messages.SpawnThread(
-            config,
-            auth_manager or self._auth_manager,
-            self._models_manager,
-            self._skills_manager,
-            initial_history,
-            self._session_source,
-            self.agent_control(),
-        )
+        control = self.agent_control()
+        return _spawn(self._services, control, check_config(config), initial_history, auth_manager)
 
     def _load(self, loading_thread: Any) -> Reply[NewThread]:
         opened, _ = self._running()
         config = opened.shared.config
         return opened.shared.pump.run(loading_thread, config.load_timeout_s + config.ask_timeout_s)
+
+
+def check_config(config: Any) -> Config:
+    """Refuse what is no `Config`.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    if not isinstance(config, Config):
+        raise InvalidRequest(f"config: {type(config).__name__} is not a Config")
+    return config
+
+
+def _spawn(
+    services: Services,
+    control: AgentControl,
+    config: Config,
+    initial_history: InitialHistory,
+    auth_manager: AuthManager | None = None,
+) -> messages.SpawnThread:
+    """Not a method: a load that lasts must not hold the manager."""
+    return messages.SpawnThread(
+        config,
+        auth_manager or services.auth_manager,
+        services.models_manager,
+        services.skills_manager,
+        initial_history,
+        services.session_source,
+        control,
+    )
 
 
 def _open(

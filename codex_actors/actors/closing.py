@@ -14,7 +14,7 @@ from codex_actors.actors.shared import Shared
 from codex_actors.actors.thread import ThreadActor
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.ops import Shutdown, Submission
-from codex_actors.runtime.mailbox import Letter
+from codex_actors.runtime.mailbox import unheeded
 from codex_actors.runtime.reply import in_os_thread
 
 STOPS_PER_ROUND = 64
@@ -54,7 +54,7 @@ async def close_down(shared: Shared, actors: Sequence[ThreadActor], hurry: async
     for actor in reversed(actors):
         if not actor.has_ended:
             shutdown = Submission(id=str(shared.clock.uuid7()), op=Shutdown())
-            actor.actor_inbox.put(Letter(messages.SubmitOp(shutdown)))
+            actor.actor_inbox.put(unheeded(messages.SubmitOp(shutdown)))
     either: set[asyncio.Future[Any]] = {ended, hurried}
     await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
     # Whom the time was too short for ends now, before its turn's task is cancelled: a turn is interrupted, never failed.

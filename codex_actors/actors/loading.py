@@ -34,10 +34,40 @@ def path_of(value: Path | str) -> Path:
     return Path(value).absolute()
 
 
+def source_of(value: Path | str | ThreadId) -> Path | ThreadId:
+    """The thread id, also one that is text, or else the path that the caller means.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    if isinstance(value, str):
+        try:
+            return ThreadId(value)
+        except ValueError:
+            return path_of(value)
+    return path_of(value)
+
+
 async def resume(
     shared: Shared, control: AgentControl, path: Path, spawn: Callable[[InitialHistory], messages.SpawnThread]
 ) -> NewThread:
-    """The live thread that writes `path`, or a new one that goes on in it. Runs in: a task on the manager's loop."""
+    """The live thread that writes `path`, or a new one that goes on in it. Who asks while one is loaded gets that one:
+    what it has recorded meanwhile would be missing from what a second load had read.
+
+    Runs in: a task on the manager's loop.
+    """
+    key = thread_id_of_path(path) or path
+    loading = shared.loading.get(key)
+    if loading is None:
+        load = _resume(shared, control, path, spawn)
+        loading = shared.loading[key] = asyncio.get_running_loop().create_task(load)
+        loading.add_done_callback(lambda _: shared.loading.pop(key, None))
+    return await asyncio.shield(loading)
+
+
+async def _resume(
+    shared: Shared, control: AgentControl, path: Path, spawn: Callable[[InitialHistory], messages.SpawnThread]
+) -> NewThread:
     thread_id = thread_id_of_path(path)
     if thread_id is not None:
         thread = await control.ask(messages.FindThread(thread_id, path))

@@ -22,6 +22,9 @@ from codex_actors.runtime.actor import retire
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import Reply
 
+REPORT_MARGIN_S = 5.0
+"""What ending thousands of threads takes beside the waits, each of which has `close_timeout_s` as its end."""
+
 
 class Opened:
     """Everything but the supervisor, which is the manager's alone. Made in the loop's OS thread."""
@@ -36,7 +39,7 @@ class Opened:
     ) -> None:
         self.shared = Shared(loop, codex_home, model, config)
         self.registry = Registry()
-        self.report: Reply[CloseReport] = Reply(self.shared.pump, 3 * config.close_timeout_s)
+        self.report: Reply[CloseReport] = Reply(self.shared.pump, 3 * config.close_timeout_s + REPORT_MARGIN_S)
         self.report.error()  # looked at: nobody has to read a report
         self.on_closed: Callable[[], None] | None = None
         self._hurry = asyncio.Event()

@@ -50,6 +50,7 @@ class Shared:
         self.is_closing = False
         self.unwritten: dict[Path, str] = {}
         self.turns: set[asyncio.Task[None]] = set()
+        self.loading: dict[Any, asyncio.Task[Any]] = {}
         self._cwd: tuple[str, Path] | None = None
         self._turn_context: tuple[Config, str, dict[str, Any] | None, Path, TurnContextItem] | None = None
         self._rollouts = RolloutWriter(config.durability)

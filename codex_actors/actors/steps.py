@@ -91,9 +91,9 @@ def _item_done(actor: ThreadActor, turn: Turn, step: ItemDone) -> None:
 
 def _call_item(call: FunctionCall | CustomToolCall | LocalShellCall, **outcome: Any) -> FunctionCallItem:
     if isinstance(call, LocalShellCall):
-        return FunctionCallItem(id=call.call_id or "", name="local_shell", arguments="", **outcome)
+        return made(FunctionCallItem, id=call.call_id or "", name="local_shell", arguments="", **outcome)
     arguments = call.arguments if isinstance(call, FunctionCall) else call.input
-    return FunctionCallItem(id=call.call_id, name=call.name, arguments=arguments, **outcome)
+    return made(FunctionCallItem, id=call.call_id, name=call.name, arguments=arguments, **outcome)
 
 
 def _call_done(actor: ThreadActor, turn: Turn, step: CallDone) -> None:

@@ -32,7 +32,7 @@ from codex_actors.protocol.ops import Interrupt, Shutdown, Submission, UserInput
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.replay import session_meta
 from codex_actors.runtime.actor import LATER, LoopActor, answer, answer_with
-from codex_actors.runtime.mailbox import Letter
+from codex_actors.runtime.mailbox import Letter, unheeded
 from codex_actors.runtime.reply import Reply
 from codex_actors.services.auth import AuthManager
 from codex_actors.services.models import ModelsManager
@@ -367,7 +367,7 @@ class SupervisorActor(LoopActor):
         """The agents of a thread share its fate; each takes its own agents along in turn."""
         for child in message.agent_control.tree.children_of(message.thread_id):
             submission = Submission(id=str(self.shared.clock.uuid7()), op=op)
-            child.actor_inbox.put(Letter(messages.SubmitOp(submission)))
+            child.actor_inbox.put(unheeded(messages.SubmitOp(submission)))
 
     def _tell_parent(self, message: messages.AgentFinished) -> None:
         parent = self._actor(message.parent_thread_id)

@@ -509,6 +509,10 @@ class ThreadActor(LoopActor):
             else:
                 last = (Event(INITIAL_SUBMIT_ID, Error(message=message)),)
                 self._report(AgentStatus.errored(message))
+        except Exception:
+            if turn is not None:  # its end failed, too: the least that watchers are owed
+                self.emit(turn, made(TaskComplete, turn_id=turn.id, error=message))
+            raise
         finally:  # whatever else fails, its end comes and everybody who waits is told
             died = InternalAgentDied(message)
             for accepted in waiting:

@@ -63,8 +63,10 @@ def truncate_rollout_before_nth_user_message_from_start(
     """
     if n is None:
         return tuple(items)
-    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise InvalidRequest(f"nth_user_message: {n!r} is neither a whole number from 0 nor None")
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise InvalidRequest(f"nth_user_message: {n!r} is not a whole number from 0, or None")
+    if n < 0:
+        raise InvalidRequest(f"nth_user_message: {n} is below 0")
     positions = user_message_positions(items)
     return tuple(items[: positions[n]]) if n < len(positions) else ()
 

@@ -34,6 +34,13 @@ class Letter(Envelope[Any]):
         self.context = context
 
 
+def unheeded(message: Any) -> Letter:
+    """A letter that asks for nothing its receiver has not done by ending: if it has, the letter is no dead letter."""
+    reply: Reply[Any] = Reply()
+    reply.error()  # looked at
+    return Letter(message, reply)
+
+
 class Mailbox:
     """Control in the order sent, steps behind it. Closed at the actor's end: what comes later is refused, not lost."""
 
