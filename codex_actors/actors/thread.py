@@ -511,6 +511,7 @@ class ThreadActor(LoopActor):
                 self._report(AgentStatus.errored(message))
         except Exception:
             if turn is not None:  # its end failed, too: the least that watchers are owed
+                self.turn = None
                 self.emit(turn, made(TaskComplete, turn_id=turn.id, error=message))
             raise
         finally:  # whatever else fails, its end comes and everybody who waits is told

@@ -199,3 +199,33 @@ def test_stop_all_interrupts_and_records_running_turns(tmp_path: Path) -> None:
             assert '"turn_aborted"' in thread.rollout_path.read_text()
 
     asyncio.run(main())
+
+
+def test_a_close_cut_short_interrupts_every_turn(tmp_path: Path) -> None:
+    model = ScriptedModel()
+    model.hold()
+    threads = []
+
+    async def body(ready: asyncio.Event) -> None:
+        async with ThreadManager(tmp_path, model=model) as manager:
+            for _ in range(300):
+                threads.append((await manager.start_thread(Config())).thread)
+                await threads[-1].submit(UserInput("never answered"))
+            ready.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        ready = asyncio.Event()
+        task = asyncio.create_task(body(ready))
+        await ready.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    texts = [path.read_text() for path in tmp_path.rglob("*.jsonl")]
+    assert len(texts) == 300
+    assert all(text.count('"turn_aborted"') == 1 for text in texts)
+    assert all(thread._actor.has_ended for thread in threads)

@@ -318,3 +318,86 @@ def test_resumes_of_one_id_at_once_share_a_thread(tmp_path: Path) -> None:
             assert pair[0].thread is pair[1].thread
 
     asyncio.run(main())
+
+
+def test_cancelled_start_leaves_the_manager_alone() -> None:
+    async def main() -> None:
+        async with ThreadManager.for_testing(ScriptedModel()) as manager:
+            assert manager.start_thread(Config()).cancel()
+            assert manager.agent_control().spawn_agent(Config(), "hi").cancel()
+            new = await manager.start_thread(Config())
+            assert (await new.thread.run("still here")).text == "echo: still here"
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+
+def test_spawns_at_once_keep_the_limit() -> None:
+    async def main() -> None:
+        model = ScriptedModel()
+        gate = model.hold()
+        async with ThreadManager.for_testing(model) as manager:
+            control = manager.agent_control()
+            spawns = [control.spawn_agent(Config(max_agents=2), str(number)) for number in range(20)]
+            results = await asyncio.gather(*spawns, return_exceptions=True)
+            assert sum(isinstance(result, AgentLimitReached) for result in results) == 18
+            assert {info.status for info in await control.list_agents()} == {AgentStatus.RUNNING}
+            gate.open()
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+
+def test_inputs_at_once_keep_the_limit() -> None:
+    async def main() -> None:
+        model = ScriptedModel(lambda prompt: "ok")
+        async with ThreadManager.for_testing(model) as manager:
+            control = manager.agent_control()
+            ids = []
+            for number in range(8):  # one after the other: never more than one at work
+                ids.append(await control.spawn_agent(Config(max_agents=2), str(number)))
+                await (await control.subscribe_status(ids[-1])).until(lambda status: status.word == "completed")
+            gate = model.hold()
+            sent = [control.send_input(thread_id, "more") for thread_id in ids]
+            results = await asyncio.gather(*sent, return_exceptions=True)
+            assert sum(isinstance(result, AgentLimitReached) for result in results) == 6
+            gate.open()
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+
+def test_depth_is_counted_whatever_a_tool_says() -> None:
+    refused: list[str] = []
+
+    @tool
+    async def nest(context: ToolContext) -> str:
+        claimed = SubAgentSource(parent_thread_id=context.thread_id, depth=1)
+        for source in (None, claimed):
+            try:
+                child = await context.control.spawn_agent(config, "deeper", source=source)
+            except AgentDepthLimitReached as error:
+                refused.append(str(error))
+                continue
+            watch = await context.control.subscribe_status(child)
+            await watch.until(lambda status: status.word == "completed")
+        return "nested"
+
+    config = Config(tools=(nest,), max_depth=2)
+
+    def answer(prompt: Any) -> Any:
+        has_called = any(isinstance(item, FunctionCallOutput) for item in prompt.input)
+        return "done" if has_called else [FunctionCall(name="nest", arguments="{}", call_id="c1")]
+
+    with ThreadManager.for_testing(ScriptedModel(answer)) as manager:
+        assert start(manager, config).thread.run("go").get(timeout=WAIT_S).text == "done"
+    assert len(refused) == 8
+    assert set(refused) == {str(AgentDepthLimitReached(2, 3))}
+
+
+def test_status_is_not_found_once_a_close_has_begun() -> None:
+    async def main() -> None:
+        async with ThreadManager.for_testing(ScriptedModel()) as manager:
+            new = await manager.start_thread(Config())
+            asked = manager.agent_control().get_status(new.thread_id)
+            manager.close()
+            assert await asked in (AgentStatus.PENDING_INIT, AgentStatus.NOT_FOUND)
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))

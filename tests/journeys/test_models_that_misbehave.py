@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from codex_actors import Config, Interrupt, ManagerConfig, Prompt, ScriptedModel, ThreadManager
-from codex_actors.errors import StreamError
+from codex_actors.errors import InternalAgentDied, StreamError
 from codex_actors.model.provider import Completed, ItemDone, ModelEvent, TextDelta
 from codex_actors.protocol.items import Message, OutputText
 from codex_actors.protocol.status import AgentStatus
+from codex_actors.runtime.mailbox import Letter
 from codex_actors.testing import no_leaks
 
 WAIT_S = 10.0
@@ -348,3 +349,72 @@ def test_empty_answer_completes_without_text() -> None:
         result = thread.run("hi").get(timeout=WAIT_S)
     assert (result.text, result.items) == (None, ())
     assert result.status == AgentStatus.completed(None)
+
+
+def test_task_cancelled_before_its_first_step_ends_its_turn() -> None:
+    async def main() -> None:
+        async with ThreadManager(model=ScriptedModel()) as manager:
+            thread = (await manager.start_thread(Config())).thread
+            loop = asyncio.get_running_loop()
+
+            def cancelled(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+                task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
+                task.cancel()
+                return task
+
+            loop.set_task_factory(cancelled)
+            running = thread.run("x")
+            assert "cancelled from outside" in ((await running).error or "")
+            loop.set_task_factory(None)
+            assert (await thread.run("again")).text == "echo: again"
+
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+
+def test_tools_that_cannot_be_described_fail_the_turn_only() -> None:
+    class Odd:
+        name, description, is_async, is_read_only, timeout_s = "odd", "", False, True, None
+
+        def __init__(self) -> None:
+            self.looks = 0
+
+        @property
+        def parameters(self) -> dict[str, Any]:
+            self.looks += 1
+            if self.looks > 1:
+                raise RuntimeError("no parameters today")
+            return {}
+
+        def call(self, arguments: str, context: Any) -> Any:
+            return ""
+
+    odd = Odd()
+    config = Config(tools=(odd,))
+    odd.looks = 1
+    with ThreadManager(model=ScriptedModel()) as manager:
+        thread = manager.start_thread(config).get(timeout=WAIT_S).thread
+        result = thread.run("x").get(timeout=WAIT_S)
+        assert result.error == "the turn task could not be started: no parameters today"
+        assert thread.agent_status() == AgentStatus.errored(result.error)
+
+
+def test_thread_whose_handler_fails_twice_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ScriptedModel()
+    gate = model.hold()
+    with ThreadManager(model=model) as manager:
+        thread = manager.start_thread(Config()).get(timeout=WAIT_S).thread
+        running, ended = thread.run("x"), thread.watch_status().ended()
+        assert gate.reached.wait(WAIT_S)
+
+        def no_end(*_args: Any, **_options: Any) -> None:
+            raise OSError("no end")
+
+        monkeypatch.setattr(thread._actor, "_end_turn", no_end)
+        assert manager._opened is not None
+        pump = manager._opened.shared.pump
+        pump.post(thread._actor.actor_inbox.put, Letter("foreign"))
+        with pytest.raises(InternalAgentDied):
+            running.get(timeout=WAIT_S)
+        assert ended.get(timeout=WAIT_S).reason == "crashed"
+        assert thread.agent_status().word == "errored"
+        gate.open()

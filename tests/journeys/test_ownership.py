@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -358,3 +359,22 @@ def test_a_turn_that_completed_is_whole_after_a_drop(tmp_path: Path) -> None:
     os_thread.join(10)
     recorded = texts(thread.rollout_path)
     assert all(f"input {number}" in recorded for number in range(20))
+
+
+def test_a_load_that_lasts_does_not_keep_the_manager(tmp_path: Path) -> None:
+    pipe = tmp_path / "slow.jsonl"
+    os.mkfifo(pipe)
+    manager = ThreadManager(tmp_path)
+    manager.__enter__()
+    supervisor, os_thread = supervisor_of(manager), manager._os_thread
+    loading = manager.resume_thread_from_rollout(Config(), pipe)
+    settle(manager)
+    del manager
+    assert supervisor() is None
+    with open(pipe, "w"):  # the reader gets its end
+        pass
+    with pytest.raises(CodexError):
+        loading.get(timeout=10)
+    assert os_thread is not None
+    os_thread.join(20)
+    assert not os_thread.is_alive()

@@ -9,7 +9,7 @@ import pytest
 from codex_actors import AgentStatus, Config, Interrupt, ScriptedModel, ThreadManager
 from codex_actors.actors.messages import GetStatus, GetThread, ListThreads, SubmitOp
 from codex_actors.actors.supervisor import SupervisorActor
-from codex_actors.errors import ActorNotFound, ThreadNotFound
+from codex_actors.errors import ActorNotFound, InvalidRequest, ThreadNotFound
 from codex_actors.protocol.events import Event, ShutdownComplete, TaskComplete, TaskStarted, TurnAborted
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.ops import Shutdown, Submission, parse_input
@@ -179,3 +179,34 @@ def test_asks_of_many_stock_actors_are_all_answered() -> None:
     for host in hosts:
         host.stop()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("Host")]
+
+
+def test_a_broadcast_of_the_registry_is_a_dead_letter() -> None:
+    with ThreadManager() as manager:
+        thread = manager.start_thread(Config()).get().thread
+        pykka.ActorRegistry.broadcast("hello")
+        assert thread.run("still here").get(timeout=10).text == "echo: still here"
+        assert manager.list_thread_ids().get(timeout=10) == [thread.thread_id]
+        assert [letter.message for letter in manager.dead_letters] == ["hello"]
+
+
+def test_a_proxy_is_refused_as_a_subscriber() -> None:
+    with ThreadManager() as manager, probe() as told:
+        thread = manager.start_thread(Config()).get().thread
+        with pytest.raises(InvalidRequest, match=r"give `proxy\.actor_ref`"):
+            thread.subscribe(told.ref.proxy())  # type: ignore[arg-type]
+        assert thread.run("hi").get(timeout=10).text == "echo: hi"
+
+
+def test_a_ref_that_cannot_be_told_ends_no_thread() -> None:
+    class Broken(pykka.ActorRef[Any]):
+        def tell(self, message: Any) -> None:
+            raise OSError("no line")
+
+    with ThreadManager() as manager, probe() as told:
+        thread = manager.start_thread(Config()).get().thread
+        actor = told.ref._actor_weakref()
+        assert actor is not None
+        thread.subscribe(Broken(actor)).get(timeout=10)
+        assert thread.run("hi").get(timeout=10).text == "echo: hi"
+        assert thread.agent_status().word == "completed"

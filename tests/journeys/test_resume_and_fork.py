@@ -356,3 +356,23 @@ def test_meta_line_says_where_a_thread_comes_from(tmp_path: Path) -> None:
     assert [meta["source"] for meta in metas] == ["cli", "cli"]
     assert metas[1]["forked_from_id"] == base.thread_id
     assert "forked_from_id" not in metas[0]
+
+
+def test_fork_takes_a_thread_id_as_text(tmp_path: Path) -> None:
+    with ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path) as manager:
+        old = start(manager, "u1")
+        fork = manager.fork_thread(None, None, str(old.thread_id)).get(timeout=WAIT_S)
+        assert fork.session_configured.forked_from_id == old.thread_id
+
+
+def test_loads_of_one_rollout_at_once_are_one(tmp_path: Path) -> None:
+    with ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path) as manager:
+        path = start(manager, "u1").thread.rollout_path
+    assert path is not None
+    model = ScriptedModel(keep_prompts=True)
+    with ThreadManager.for_testing(model, codex_home=tmp_path) as manager:
+        replies = [manager.resume_thread_from_rollout(Config(), path) for _ in range(16)]
+        threads = {id(reply.get(timeout=WAIT_S).thread) for reply in replies}
+        assert len(threads) == 1
+        assert manager._opened is not None
+        assert manager._opened.shared.loading == {}

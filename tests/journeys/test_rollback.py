@@ -121,3 +121,12 @@ def test_fork_counts_only_turns_that_still_stand(nth: int) -> None:
         fork.run("mine").get(timeout=WAIT_S)
     wanted = [["mine"], ["u1", "echo: u1", "mine"], ["mine"]][nth]
     assert dialogue(model.prompts[-1]) == wanted
+
+
+def test_rollback_of_a_new_thread_leaves_no_file(tmp_path: Path) -> None:
+    with ThreadManager(tmp_path) as manager:
+        thread = manager.start_thread(Config()).get(timeout=WAIT_S).thread
+        assert isinstance(roll_back(thread, 1).msg, ThreadRolledBack)
+        assert list(tmp_path.rglob("*.jsonl")) == []
+        assert thread.run("u1").get(timeout=WAIT_S).text == "echo: u1"
+        assert lines_of(thread.rollout_path)[0]["type"] == "session_meta"
