@@ -55,7 +55,7 @@ class Birth:
     usage: TokenUsageInfo | None
     owed: Sequence[CallOutput]
     """Outputs for calls that never got one: in the history already, in the file at the next append."""
-    pending: list[InputAccepted]
+    pending: Sequence[InputAccepted]
     path: Path | None
     meta: SessionMeta | None
     configured: SessionConfigured
@@ -63,7 +63,7 @@ class Birth:
     warning: str | None = None
 
 
-def configure(shared: Shared, thread_id: ThreadId, message: Configure, model: str, cwd: str) -> Birth:
+def configure(shared: Shared, thread_id: ThreadId, message: Configure, cwd: str) -> Birth:
     """What the thread begins with.
 
     Raises:
@@ -93,12 +93,12 @@ def configure(shared: Shared, thread_id: ThreadId, message: Configure, model: st
         history=items,
         usage=last_token_usage(lines) if lines else None,
         owed=owed,
-        pending=pending_inputs(lines) if isinstance(history, Resumed) else [],
+        pending=pending_inputs(lines) if isinstance(history, Resumed) else (),
         path=path,
         meta=meta,
         status=last_status(lines) if isinstance(history, Resumed) else AgentStatus.PENDING_INIT,
-        configured=_configured(shared, thread_id, message, model, cwd, path, forked_from),
-        warning=_model_changed(lines, model),
+        configured=_configured(shared, thread_id, message, cwd, path, forked_from),
+        warning=_model_changed(lines, message.model),
     )
 
 
@@ -106,7 +106,6 @@ def _configured(
     shared: Shared,
     thread_id: ThreadId,
     message: Configure,
-    model: str,
     cwd: str,
     path: Path | None,
     forked_from: ThreadId | None,
@@ -122,7 +121,7 @@ def _configured(
     return made(
         SessionConfigured,
         session_id=thread_id,
-        model=model,
+        model=message.model,
         model_provider_id=provider_name(shared.model.model),
         approval_policy=message.config.approval_policy,
         sandbox_policy={"type": message.config.sandbox_policy},

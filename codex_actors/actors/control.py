@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
+NOBODY: frozenset[ThreadId] = frozenset()
+"""Most threads never spawn: their tree has no containers of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class AgentInfo:
     """One agent of a tree; `parent_thread_id` is None for one that no thread spawned, `depth` counts from the root's 0."""
@@ -56,27 +60,41 @@ class AgentTree:
 
     def __init__(self) -> None:
         self.limits: Config | None = None
-        self.at_work: set[ThreadId] = set()
-        self._children: dict[ThreadId | None, dict[ThreadId, weakref.ref[ThreadActor]]] = {}
+        self.at_work: set[ThreadId] | frozenset[ThreadId] = NOBODY
+        self._children: dict[ThreadId | None, dict[ThreadId, weakref.ref[ThreadActor]]] | None = None
+
+    def works(self, actor: ThreadActor) -> None:
+        """An agent is at work from now on."""
+        if not isinstance(self.at_work, set):
+            self.at_work = set()
+        self.at_work.add(actor.thread_id)
+
+    def rests(self, actor: ThreadActor) -> None:
+        """An agent is no longer at work."""
+        if isinstance(self.at_work, set):
+            self.at_work.discard(actor.thread_id)
 
     def add(self, actor: ThreadActor) -> None:
         """A new agent."""
+        if self._children is None:
+            self._children = {}
         self._children.setdefault(actor.parent_id, {})[actor.thread_id] = weakref.ref(actor)
 
     def remove(self, actor: ThreadActor) -> None:
         """An agent has ended."""
-        siblings = self._children.get(actor.parent_id, {})
+        children = self._children or {}
+        siblings = children.get(actor.parent_id, {})
         siblings.pop(actor.thread_id, None)
         if not siblings:
-            self._children.pop(actor.parent_id, None)
+            children.pop(actor.parent_id, None)
 
     def children_of(self, thread_id: ThreadId) -> list[ThreadActor]:
         """The agents that a thread has spawned and that have not ended, oldest first."""
-        return _alive(self._children.get(thread_id, {}))
+        return [] if self._children is None else _alive(self._children.get(thread_id, {}))
 
     def members(self) -> list[ThreadActor]:
         """All agents that have not ended."""
-        return [actor for siblings in self._children.values() for actor in _alive(siblings)]
+        return [actor for siblings in (self._children or {}).values() for actor in _alive(siblings)]
 
 
 def _alive(refs: Mapping[ThreadId, weakref.ref[ThreadActor]]) -> list[ThreadActor]:

@@ -168,6 +168,7 @@ class Configure(Message[Event]):
     config: Config
     initial_history: InitialHistory
     session_source: ThreadSource
+    model: str
     codex_home: Path | None
 
 

@@ -6,12 +6,13 @@ Seen means kept: an effect (an event, a reply) is shown only when the lines befo
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from codex_actors.actors.shared import Shared
 from codex_actors.errors import RolloutError
@@ -38,6 +39,24 @@ class Answer:
 Effect: TypeAlias = Event | Answer | Callable[[], Any]
 
 
+class Publisher(Protocol):
+    """Where events go."""
+
+    def publish(self, event: Event) -> None: ...
+
+
+class Owner(Protocol):
+    """Whose record it is; held weakly, since it holds the record."""
+
+    def on_kept(self, number: int, error: RolloutError | None) -> None:
+        """The writer has dealt with an append: to be passed on to `kept`."""
+        ...
+
+    def on_unwritten(self, error: RolloutError, is_first: bool) -> None:
+        """It could not be written; `is_first` since the last that could."""
+        ...
+
+
 class ThreadRecord:
     """The lines of one thread in memory and on their way to its file, and the outbox behind them.
 
@@ -48,11 +67,11 @@ class ThreadRecord:
         "_kept",
         "_meta",
         "_number",
-        "_on_error",
         "_outbox",
-        "_publish",
+        "_owner",
         "_retrying",
         "_shared",
+        "_watchers",
         "failed",
         "history",
         "lines",
@@ -60,12 +79,10 @@ class ThreadRecord:
         "usage",
     )
 
-    def __init__(
-        self, shared: Shared, publish: Callable[[Event], None], on_error: Callable[[RolloutError, bool], None]
-    ) -> None:
+    def __init__(self, shared: Shared, watchers: Publisher, owner: Owner) -> None:
         self._shared = shared
-        self._publish = publish
-        self._on_error = on_error
+        self._watchers = watchers
+        self._owner = weakref.ref(owner)
         self._number = 0
         self._kept = 0
         self._retrying = False
@@ -128,13 +145,18 @@ class ThreadRecord:
         append = Append(self.path, self._shared.clock.timestamp(), lines, create)
         if self._shared.config.durability == "memory" and not is_awaited:
             self._kept = self._number
-        self._shared.writer.put((append, self._number, self.kept))
+        self._put(append)
+
+    def _put(self, append: Append) -> None:
+        owner = self._owner()
+        if owner is not None:  # which is held until it has heard of it
+            self._shared.writer.put((append, self._number, owner.on_kept))
 
     def show(self, effect: Effect) -> None:
         """Publish an event, or call a function, as soon as everything recorded so far is kept."""
         if self._kept >= self._number and not self._outbox:
             if isinstance(effect, Event):
-                self._publish(effect)
+                self._watchers.publish(effect)
             else:
                 effect()
         else:
@@ -149,14 +171,16 @@ class ThreadRecord:
         if not self._retrying and self.path is not None:
             self._retrying = True
             retry = Append(self.path, self._shared.clock.timestamp(), (), create=False)
-            self._shared.writer.put((retry, self._number, self.kept))
+            self._put(retry)
 
     def kept(self, number: int, error: RolloutError | None) -> None:
         """The writer has dealt with an append."""
         self._retrying = False
         if error is not None:
             is_first, self.failed = self.failed is None, error
-            self._on_error(error, is_first)
+            owner = self._owner()
+            if owner is not None:
+                owner.on_unwritten(error, is_first)
             return
         self.failed = None
         self._kept = max(self._kept, number)
@@ -164,7 +188,7 @@ class ThreadRecord:
         while outbox and outbox[0][0] <= self._kept:
             effect = outbox.popleft()[1]
             if isinstance(effect, Event):
-                self._publish(effect)
+                self._watchers.publish(effect)
             else:
                 effect()
         if not outbox:

@@ -199,15 +199,14 @@ class SupervisorActor(LoopActor):
         if control.tree.limits is None:
             control.tree.limits = message.config
         born: list[ThreadActor] = []
-        ThreadActor.start(
-            self.shared, thread_id, control, source, is_agent, message.models_manager.get_model, born.append
-        )
+        ThreadActor.start(self.shared, thread_id, control, source, is_agent, born.append)
         actor = born[0]
         configured: Reply[Event] = Reply(self.pump)
         self._births[thread_id] = Birth(actor, configured, [told])
         ref = self.actor_ref
         configured.when_done(lambda: ref.actor_inbox.put(Letter(messages.ThreadConfigured(thread_id))))
-        configure = messages.Configure(message.config, history, source, self.shared.codex_home)
+        model = message.models_manager.get_model(message.config)
+        configure = messages.Configure(message.config, history, source, model, self.shared.codex_home)
         actor.actor_inbox.put(Letter(configure, configured))
 
     def _place(self, message: messages.SpawnThread) -> tuple[ThreadSource, AgentControl]:
@@ -330,7 +329,7 @@ class SupervisorActor(LoopActor):
         is_start = isinstance(message.submission.op, UserInput) and actor.phase == "idle"
         if actor.is_agent and is_start and actor.thread_id not in tree.at_work:
             self._check_limits(actor.config, self._services.session_source, tree, is_agent=True)
-            tree.at_work.add(actor.thread_id)  # from now on, not only when its turn begins
+            tree.works(actor)  # from now on, not only when its turn begins
         actor.actor_inbox.put(Letter(messages.SubmitOp(message.submission), self.reply_to, self.sender_context))
         return LATER
 

@@ -76,7 +76,6 @@ class ThreadActor(LoopActor):
         control: AgentControl,
         source: ThreadSource,
         awaits_input: bool,
-        model_of: Callable[[Config], str],
         born: Callable[[ThreadActor], None],
     ) -> None:
         super().__init__(pump=shared.pump)
@@ -90,8 +89,7 @@ class ThreadActor(LoopActor):
         self.phase: Phase = "starting"
         self.turn: Turn | None = None
         self.watchers = Watchers(shared.pump)
-        self.record = ThreadRecord(shared, self.watchers.publish, self._on_unwritten)
-        self._model_of = model_of
+        self.record = ThreadRecord(shared, self.watchers, self)
         self._born: Callable[[ThreadActor], None] | None = born
         self._birth: Birth | None = None
         self._waiting: Waiting | None = None
@@ -102,7 +100,7 @@ class ThreadActor(LoopActor):
         self._term = 0
         if self.is_agent:
             control.tree.add(self)
-            control.tree.at_work.add(thread_id)
+            control.tree.works(self)
 
     def _start_actor_loop(self) -> None:
         super()._start_actor_loop()
@@ -161,8 +159,8 @@ class ThreadActor(LoopActor):
     def _configure(self, message: messages.Configure) -> Any:
         self.config = message.config
         self.cwd = self.config.cwd or self.shared.cwd()
-        self.model = self._model_of(self.config)
-        birth = configure(self.shared, self.thread_id, message, self.model, str(self.cwd))
+        self.model = message.model
+        birth = configure(self.shared, self.thread_id, message, str(self.cwd))
         record = self.record
         if birth.lines:
             lines = drop_accepted(birth.lines) if isinstance(message.initial_history, Forked) else birth.lines
@@ -274,7 +272,7 @@ class ThreadActor(LoopActor):
         self.phase = "running"
         self._is_unreported = True
         if self.is_agent:
-            self.control.tree.at_work.add(self.thread_id)
+            self.control.tree.works(self)
         self.shared.watchdog.watch()
         limit_s = self.shared.config.turn_timeout_s
         turn.expire = partial(self._expire_turn, turn, limit_s)
@@ -432,7 +430,7 @@ class ThreadActor(LoopActor):
         """Idle: no longer among the agents at work."""
         self.phase = "idle"
         if self.is_agent:
-            self.control.tree.at_work.discard(self.thread_id)
+            self.control.tree.rests(self)
 
     def _report(self, status: AgentStatus) -> None:
         """Tell the parent how a turn ended, once, when that is kept."""
@@ -522,7 +520,11 @@ class ThreadActor(LoopActor):
                 self.record.show(partial(reply.fail, died))
             self._leave(Ended(self.thread_id, "crashed", message), *last)
 
-    def _on_unwritten(self, error: RolloutError, is_first: bool) -> None:
+    def on_kept(self, number: int, error: RolloutError | None) -> None:
+        """The writer has dealt with an append. Runs in: the loop's OS thread."""
+        self.record.kept(number, error)
+
+    def on_unwritten(self, error: RolloutError, is_first: bool) -> None:
         """The rollout could not be written: what waits for it is refused, the turn is stopped, nothing is forgotten."""
         self.record.refuse(error)
         if self.phase in ("stopping", "ended"):

@@ -11,6 +11,7 @@ Honest pykka: `Actor.start()`, `ActorRef.ask/tell/stop/proxy`, the life-cycle ho
 | `await future` blocks the loop, as do the futures of `map` and `stop` | they wait without blocking | `Reply` |
 | `get()` in the actor's own OS thread waits for ever | `DeadlockError` | the loop's OS thread serves all actors |
 | a reply's exception keeps its frames | it keeps none (they are logged) | a held reply must not keep an actor alive |
+| `actor_stopped` is a `threading.Event` | it has its methods, and is smaller | thousands of actors |
 | the registry keeps an actor reachable while it runs | an actor of a loop lives while something holds it | weak road |
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import sys
+import threading
 from typing import Any, ClassVar, Final, TypeAlias
 
 import pykka
@@ -44,6 +46,39 @@ LATER: Final = _Later()
 """What a handler returns that has taken `self.reply_to` and will answer it later."""
 
 _START: Final = object()
+
+
+class StopFlag:
+    """A `threading.Event` that is one object until somebody waits for it: pykka's costs each actor six, and 1 KiB."""
+
+    __slots__ = ("_event", "_is_set")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._event: threading.Event | None = None
+
+    def is_set(self) -> bool:
+        """As `threading.Event.is_set`."""
+        return self._is_set
+
+    def set(self) -> None:
+        """As `threading.Event.set`."""
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    def clear(self) -> None:
+        """As `threading.Event.clear`."""
+        self._is_set = False
+        if self._event is not None:
+            self._event.clear()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As `threading.Event.wait`."""
+        if self._event is None:
+            self._event = threading.Event()
+        # Looked at behind the event's making: a `set` on another OS thread either saw the event or is seen here.
+        return self._is_set or self._event.wait(timeout)
 
 
 class LoopRef(pykka.ActorRef[Any]):
@@ -87,6 +122,7 @@ class LoopActor(pykka.Actor):
         if pump is not None:
             self.pump = pump
         super().__init__()
+        self.actor_stopped = StopFlag()  # type: ignore[assignment]
         self._actor_ref = LoopRef(self)
 
     def _create_actor_inbox(self) -> Mailbox:  # type: ignore[override]

@@ -92,7 +92,13 @@ class Mailbox:
 
     def served(self) -> bool:
         """Whether messages wait; says so to the pump after each slice."""
-        self._scheduled = bool(self._control or self._steps)
+        if self._control:
+            self._scheduled = True
+        else:
+            self._control = None  # an idle actor has no containers: thousands of them are idle
+            self._scheduled = bool(self._steps)
+            if not self._steps:
+                self._steps = None
         return self._scheduled
 
     def put_step(self, actor: LoopActor, step: Any) -> bool:

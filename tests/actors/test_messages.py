@@ -66,7 +66,7 @@ EXAMPLES: list[messages.Message[Any]] = [
     messages.AgentFinished(THREAD_ID, THREAD_ID, AgentStatus.completed("x")),
     messages.ListAgents(AgentControl(None, None)),
     messages.TakeNotice(THREAD_ID, AgentStatus.INTERRUPTED),
-    messages.Configure(CONFIG, New(), SOURCE, Path("/home")),
+    messages.Configure(CONFIG, New(), SOURCE, "small", Path("/home")),
     messages.SubmitOp(submission(Interrupt())),
     messages.SubmitOp(submission(Shutdown())),
     messages.SubmitOp(submission(ThreadRollback(num_turns=2))),

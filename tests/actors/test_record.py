@@ -37,12 +37,18 @@ class Desk:
         self.shared = shared
         self.published: list[Event] = []
         self.errors: list[tuple[RolloutError, bool]] = []
-        self.record = ThreadRecord(shared, self.published.append, self.failed)
+        self.record = ThreadRecord(shared, self, self)
         self.record.path = path
         if path is not None:
             self.record.begin(META)
 
-    def failed(self, error: RolloutError, is_first: bool) -> None:
+    def publish(self, event: Event) -> None:
+        self.published.append(event)
+
+    def on_kept(self, number: int, error: RolloutError | None) -> None:
+        self.record.kept(number, error)
+
+    def on_unwritten(self, error: RolloutError, is_first: bool) -> None:
         self.errors.append((error, is_first))
         self.record.refuse(error)
 

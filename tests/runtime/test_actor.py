@@ -11,7 +11,7 @@ import pykka
 import pytest
 
 from codex_actors.errors import DeadlockError, InternalAgentDied
-from codex_actors.runtime.actor import LoopActor
+from codex_actors.runtime.actor import LoopActor, StopFlag
 from codex_actors.runtime.clock import Clock
 from codex_actors.runtime.pump import Pump
 from codex_actors.testing import pykka_classes
@@ -183,3 +183,17 @@ def test_an_actor_works_on_uvloop() -> None:
     uvloop = pytest.importorskip("uvloop")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(use_an_actor())
+
+
+def test_stop_flag_wakes_who_waits_for_it() -> None:
+    flag = StopFlag()
+    assert not flag.wait(0)
+    waiting = threading.Thread(target=flag.wait, args=(10,))
+    waiting.start()
+    flag.set()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert flag.wait(0)
+    flag.clear()
+    assert not flag.is_set()
+    assert not flag.wait(0)
