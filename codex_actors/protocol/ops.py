@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from codex_actors.errors import InvalidRequest
 from codex_actors.protocol.items import InputItem, TextInput
@@ -21,6 +22,11 @@ class _Op(Wire):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    to_json(value)  # a ValueError where it is none
+    return value
+
+
 class UserInput(_Op):
     """Input for the model: `UserInput("text")`, `UserInput(items=[...])` or the wire form.
 
@@ -29,7 +35,7 @@ class UserInput(_Op):
 
     type: Literal["user_input"] = "user_input"
     items: tuple[InputItem, ...] = Field(min_length=1)
-    final_output_json_schema: dict[str, Any] | None = None
+    final_output_json_schema: Annotated[dict[str, Any], AfterValidator(_json)] | None = None
 
     def __init__(self, text: str | None = None, /, **fields: Any) -> None:
         if text is not None:

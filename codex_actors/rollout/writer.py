@@ -87,6 +87,8 @@ class _Waiting:
     lines: list[bytes] = field(default_factory=list)
     timestamp: str = ""
     create: bool = False
+    head: bytes = b""
+    """The first line of a file that is not made yet, as no other line could be put into JSON."""
     cut_to: tuple[int, int] | None = None
     """Inode, and where the last whole line ends in it, if what stands behind that could not be cut off yet."""
     changed_folders: list[Path] = field(default_factory=list)
@@ -110,7 +112,8 @@ class RolloutWriter:
 
         All lines of one file go out in one write (and one fsync). After an error the lines wait: the next `Append` for
         that path writes them first, and all that waits for a path succeeds or fails together. Only lines that cannot
-        be put into JSON are refused for good; their error says so.
+        be put into JSON are refused for good; their error says so. Of a file's first lines the very first is kept even
+        then, to stand in front of what comes next: without it nobody could read the file again.
 
         Raises:
             UnsupportedOperation: the writer is closed.
@@ -127,7 +130,7 @@ class RolloutWriter:
 
     def waiting(self) -> dict[Path, int]:
         """How many lines each path is owed; paths that are owed nothing are not in it."""
-        return {path: len(waiting.lines) for path, waiting in self._waiting.items()}
+        return {path: len(waiting.lines) for path, waiting in self._waiting.items() if waiting.lines}
 
     def close(self) -> None:
         """Tries once more what waits, then closes every file. What still waits is logged, and stays in `waiting()`."""
@@ -149,7 +152,16 @@ class RolloutWriter:
             if not any(append.items for append in appends):
                 return
             waiting = _Waiting()
-        waiting.create = waiting.create or any(append.create for append in appends)
+        # Before the file is made: one without its first line would be there for good.
+        encoded = [
+            (index, append.timestamp, bodies)
+            for append, index in zip(appends, indexes, strict=True)
+            if (bodies := _bodies(append, waiting, index, results)) is not None
+        ]
+        if not waiting.lines and not any(bodies for _, _, bodies in encoded):
+            if waiting.head:
+                self._waiting[path] = waiting
+            return
         file: _OpenFile | None = None
         reason = None
         try:
@@ -158,9 +170,8 @@ class RolloutWriter:
         except (OSError, ValueError) as error:
             # ValueError: a NUL byte in the path.
             reason = _reason(error)
-        taken = [
-            index for append, index in zip(appends, indexes, strict=True) if _take(append, waiting, index, results)
-        ]
+        for _, timestamp, bodies in encoded:
+            _take(timestamp, bodies, waiting)
         if file is not None and waiting.lines:
             try:
                 self._append(file, waiting)
@@ -173,7 +184,7 @@ class RolloutWriter:
             return
         if waiting.lines:
             self._waiting[path] = waiting
-        for index in taken:
+        for index, _, _ in encoded:
             results[index] = RolloutError(path, reason)
 
     def _open(self, path: Path, waiting: _Waiting) -> _OpenFile:
@@ -334,17 +345,29 @@ def _json_of(model: Any) -> bytes:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
-def _take(append: Append, waiting: _Waiting, index: int, results: list[RolloutError | None]) -> bool:
-    """Puts the lines of `append` into `waiting`, all or none; False where they are no JSON, as `results` then says."""
-    timestamp = max(waiting.timestamp, append.timestamp)
+def _bodies(append: Append, waiting: _Waiting, index: int, results: list[RolloutError | None]) -> list[bytes] | None:
+    """The lines of `append` without their timestamps; None where they are no JSON, as `results` then says."""
+    bodies: list[bytes] = []
     try:
-        lines = [encode_line(timestamp, item) for item in append.items]
+        for item in append.items:
+            bodies.append(item if isinstance(item, bytes) else encode_body(item))
     except (ValueError, TypeError, RecursionError) as error:
         results[index] = RolloutError(append.path, f"a line cannot be put into JSON ({error})")
-        return False
-    waiting.lines += lines
-    waiting.timestamp = timestamp
-    return True
+        if append.create and bodies:
+            waiting.create, waiting.timestamp = True, append.timestamp
+            waiting.head = encode_line(append.timestamp, bodies[0])
+        return None
+    waiting.create = waiting.create or append.create
+    return bodies
+
+
+def _take(timestamp: str, bodies: list[bytes], waiting: _Waiting) -> None:
+    """Puts the lines into `waiting`, behind a head that waits for some."""
+    waiting.timestamp = max(waiting.timestamp, timestamp)
+    if waiting.head and bodies:
+        waiting.lines.append(waiting.head)
+        waiting.head = b""
+    waiting.lines += [encode_line(waiting.timestamp, body) for body in bodies]
 
 
 def _create(path: Path, changed_folders: list[Path]) -> int:

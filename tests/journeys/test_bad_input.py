@@ -275,3 +275,16 @@ def test_home_that_heals_gets_every_accepted_line(tmp_path: Path) -> None:
     assert "echo: taken" in text
     assert text.splitlines()[0].count("session_meta") == 1
     assert report.unwritten == ()
+
+
+def test_thread_whose_first_input_was_refused_can_be_resumed(tmp_path: Path) -> None:
+    unchecked = UserInput.model_construct(items=UserInput("hi").items, final_output_json_schema={"type": object()})
+    with no_leaks(), ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path) as manager:
+        thread = manager.start_thread(Config()).get(timeout=WAIT_S).thread
+        with pytest.raises(RolloutError, match="cannot be put into JSON"):
+            thread.run(unchecked).get(timeout=WAIT_S)
+        assert thread.run("now").get(timeout=WAIT_S).text == "echo: now"
+    assert thread.rollout_path is not None
+    with ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path) as manager:
+        new = manager.resume_thread_from_rollout(Config(), thread.rollout_path).get(timeout=WAIT_S)
+        assert new.thread_id == thread.thread_id

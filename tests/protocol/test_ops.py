@@ -44,6 +44,7 @@ def test_each_op_has_its_wire_form(wire: dict[str, Any], op: Op) -> None:
         ({"type": "user_input"}, "items"),
         ({"type": "user_input", "items": [{"type": "local_image", "path": "x"}]}, "items.0"),
         ({"type": "thread_rollback", "num_turns": -1}, "num_turns"),
+        ({"type": "user_input", "items": ["hi"], "final_output_json_schema": {"a": object()}}, "output_json_schema"),
         ({"type": "interrupt", "hard": True}, "hard"),
         ({"type": "compact"}, "compact"),
         ({}, "type"),

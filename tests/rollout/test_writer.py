@@ -77,6 +77,32 @@ def test_many_files_in_one_batch_keep_their_order(tmp_path: Path, writer: Rollou
     assert writer.waiting() == {}
 
 
+def refused_first(path: Path) -> Append:
+    """The first lines of a file, one of which is no JSON."""
+    first, bad = AgentMessage(message="first"), Error(message="bad", codex_error_info=object())
+    return Append(path, EARLY, (first, bad), create=True)
+
+
+def test_a_refused_first_append_makes_no_file(tmp_path: Path, writer: RolloutWriter) -> None:
+    path = tmp_path / "rollout.jsonl"
+    (result,) = writer.write([refused_first(path)])
+    assert "cannot be put into JSON" in reason(result)
+    assert writer.write([Append(path, LATE, (), create=False)]) == [None]
+    writer.close()
+    assert not path.exists()
+    assert writer.waiting() == {}
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_the_first_line_stays_in_front(tmp_path: Path, writer: RolloutWriter, batches: int) -> None:
+    path = tmp_path / "rollout.jsonl"
+    appends = [refused_first(path), append(path, "next", timestamp=LATE)]
+    results = writer.write(appends) if batches == 1 else [*writer.write(appends[:1]), *writer.write(appends[1:])]
+    assert [result is None for result in results] == [False, True]
+    assert messages(path) == ["first", "next"]
+    assert timestamps(path) == [EARLY, LATE]
+
+
 def test_a_file_that_exists_is_never_created(tmp_path: Path, writer: RolloutWriter) -> None:
     path = tmp_path / "rollout.jsonl"
     path.write_text("somebody else's\n")
