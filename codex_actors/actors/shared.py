@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -85,19 +86,31 @@ class Shared:
 
     def _write(self, batch: list[tuple[Append, int, Kept]]) -> None:
         """Runs in: the writer's OS thread."""
-        errors = self._rollouts.write([append for append, _, _ in batch])
-        self.pump.post(
-            self._written,
-            [(append.path, number, kept, error) for (append, number, kept), error in zip(batch, errors, strict=True)],
-        )
+        errors: list[RolloutError | None]
+        try:
+            errors = self._rollouts.write([append for append, _, _ in batch])
+        except (
+            Exception
+        ) as error:  # a bug, which must leave neither a wait without an end nor the next batches unwritten
+            logger.exception("the rollout writer failed")
+            errors = [RolloutError(append.path, f"the rollout writer failed ({error!r})") for append, _, _ in batch]
+        results = [
+            (append.path, number, kept, error) for (append, number, kept), error in zip(batch, errors, strict=True)
+        ]
+        self.pump.post(self._written, deque(results))
 
-    def _written(self, results: list[tuple[Path, int, Kept, RolloutError | None]]) -> None:
-        for path, number, kept, error in results:
-            if error is None:
-                self.unwritten.pop(path, None)
-            else:
-                self.unwritten[path] = error.reason
-            kept(number, error)
+    def _written(self, results: deque[tuple[Path, int, Kept, RolloutError | None]]) -> None:
+        try:
+            while results:
+                path, number, kept, error = results.popleft()
+                if error is None:
+                    self.unwritten.pop(path, None)
+                else:
+                    self.unwritten[path] = error.reason
+                _acknowledge(path, number, kept, error)
+        finally:
+            if results:  # a KeyboardInterrupt passes
+                self.pump.post(self._written, results)
 
     def close_files(self) -> None:
         """Runs in: any OS thread, after the writer's has ended."""
@@ -111,6 +124,16 @@ class Shared:
         logger.warning(text)
         if self.warn is not None:
             self.warn(marks.get("thread", ""), text)
+
+
+def _acknowledge(path: Path, number: int, kept: Kept, error: RolloutError | None) -> None:
+    """Tell one thread; where that raises, its wait ends with an error, and the others hear of theirs."""
+    try:
+        kept(number, error)
+    except Exception as raised:
+        logger.exception("rollout %s: what was recorded could not be shown", path)
+        if error is None:
+            _acknowledge(path, number, kept, RolloutError(path, f"what was recorded could not be shown ({raised!r})"))
 
 
 def mark(frame: FrameType) -> dict[str, str]:

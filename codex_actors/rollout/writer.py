@@ -339,6 +339,8 @@ def _json_of(model: Any) -> bytes:
         # Half the price of model_dump_json, which builds the text first.
         encoded: bytes = type(model).__pydantic_serializer__.to_json(model, exclude_none=True)
         return encoded
+    except AttributeError:
+        raise ValueError(f"{type(model).__name__} is no payload") from None
     except PydanticSerializationError:
         value = model.model_dump(mode="json", exclude_none=True)
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

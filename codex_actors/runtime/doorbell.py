@@ -44,7 +44,8 @@ class _Worker(pykka.ThreadingActor):
 class Doorbell(Generic[W]):
     """Hands batches of work to `handle` in an OS thread that is started by the first piece.
 
-    What comes while a batch is handled makes the next batch (group commit). `handle` must not raise.
+    What comes while a batch is handled makes the next batch (group commit). `handle` must not raise: that
+    would end its OS thread, and lose the batch.
     """
 
     def __init__(self, pump: Pump, handle: Callable[[list[W]], None]) -> None:
@@ -73,11 +74,15 @@ class Doorbell(Generic[W]):
         if not self._work:  # a drain was faster, and may have ended the OS thread
             self._rung = False
             return
-        if self._ref is None:
-            self._ref = _Worker.start(self._drain)
+        ref = self._live()
+        if ref is None:
+            ref = self._ref = _Worker.start(self._drain)
             # Its life is the manager's: `ActorRegistry.stop_all()` must not stop it before the threads that write.
-            pykka.ActorRegistry.unregister(self._ref)
-        self._ref.tell(Drain())
+            pykka.ActorRegistry.unregister(ref)
+        ref.tell(Drain())
+
+    def _live(self) -> pykka.ActorRef[_Worker] | None:
+        return self._ref if self._ref is not None and self._ref.is_alive() else None
 
     def _drain(self) -> None:
         # Lowered before the deque is read: a piece that comes now either is read below or rings again.
@@ -98,9 +103,10 @@ class Doorbell(Generic[W]):
 
     def drain(self, timeout_s: float) -> bool:
         """Handle all that waits now; False if that took longer. Runs in: not the loop's OS thread (or at exit)."""
-        if self._ref is None and self._work:
+        if self._work and self._live() is None:
             self._ring(0)
-        return self._ref is None or self._ask(self._ref, Drain(), timeout_s)
+        ref = self._live()
+        return ref is None or self._ask(ref, Drain(), timeout_s)
 
     def _ask(self, ref: pykka.ActorRef[_Worker], message: Any, timeout_s: float) -> bool:
         try:

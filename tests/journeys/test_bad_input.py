@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from codex_actors import Config, Interrupt, ManagerConfig, Resumed, ScriptedModel, ThreadId, ThreadManager, UserInput
+from codex_actors import (
+    Config,
+    Forked,
+    Interrupt,
+    ManagerConfig,
+    Resumed,
+    ScriptedModel,
+    ThreadId,
+    ThreadManager,
+    UserInput,
+)
 from codex_actors.actors.handle import CodexThread
 from codex_actors.errors import (
     CodexError,
@@ -17,6 +27,7 @@ from codex_actors.errors import (
     ThreadNotFound,
     UnsupportedOperation,
 )
+from codex_actors.protocol.history import ResponseItemLine
 from codex_actors.testing import no_leaks
 
 WAIT_S = 10.0
@@ -84,6 +95,14 @@ BAD: dict[str, tuple[Call, type[CodexError], str]] = {
         lambda m, t, p: m.fork_thread(0, Config(), written(p, b" \n")),
         RolloutError,
         "empty session file",
+    ),
+    "a history that is none": (
+        lambda m, t, p: m.resume_thread_with_history(
+            Config(),
+            Forked((ResponseItemLine.model_construct(payload="x"),)),
+        ),
+        RolloutError,
+        "str is no payload",
     ),
     "fork of an unknown id": (
         lambda m, t, p: m.fork_thread(None, None, ThreadId(UNKNOWN)),

@@ -100,9 +100,18 @@ def test_half_a_surrogate_pair_is_replaced(text: str, kept: str) -> None:
     assert line(Verbatim(raw={"type": "new", "text": text}))["text"] == kept
 
 
-@pytest.mark.parametrize("item", [Error(message="x", codex_error_info=object()), TextInput(text="x"), {}, None])
+@pytest.mark.parametrize(
+    "item",
+    [
+        Error(message="x", codex_error_info=object()),
+        ResponseItemLine.model_construct(payload="x"),
+        TextInput(text="x"),
+        {},
+        None,
+    ],
+)
 def test_what_makes_no_line_is_an_error(item: Any) -> None:
-    with pytest.raises(ValueError, match=r"makes no line|serialize"):
+    with pytest.raises(ValueError, match=r"makes no line|is no payload|serialize"):
         encode_line(STAMP, item)
 
 

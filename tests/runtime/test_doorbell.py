@@ -129,3 +129,17 @@ def test_the_registry_does_not_know_the_worker() -> None:
         assert bell.close(10)
 
     on_a_loop(main)
+
+
+def test_a_worker_that_ended_is_replaced() -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        for number in range(3):
+            bell.put(number)
+            assert await asyncio.to_thread(desk.reached.wait, 10)
+            desk.reached.clear()
+            assert bell._ref is not None
+            await asyncio.to_thread(bell._ref.stop)
+        assert await asyncio.to_thread(bell.close, 10)
+        assert desk.work == [0, 1, 2]
+
+    on_a_loop(main)
