@@ -168,47 +168,55 @@ class EventStream:
             DeadlockError: called on another loop in the OS thread of the manager's loop.
         """
         while (event := self.take()) is None:
-            if self.is_over:
+            if self.is_over or not await self.until_something(timeout_s):
                 return None
-            loop = asyncio.get_running_loop()
-            if loop is not self._pump.loop:
-                if self._pump.on_loop() and not self._pump.is_closed():
-                    raise DeadlockError("reading a stream from another event loop on the same OS thread")
-                reply = self._something(timeout_s)
-                try:
-                    await reply
-                except InternalAgentDied:
-                    return None
-                finally:
-                    reply.answer(None)
-                continue
-            waiter: asyncio.Future[None] = loop.create_future()
-            wake = _waker(loop, waiter)
-            self._wait(wake)
-            if self._closed:  # by another OS thread, between the look and the wait; events come on this one
-                wake()
-            timer = None if timeout_s is None else loop.call_later(timeout_s, _expire, waiter, timeout_s)
-            try:
-                await waiter
-            finally:
-                if timer is not None:
-                    timer.cancel()
-                self._forget(wake)
         return event
+
+    async def until_something(self, timeout_s: float | None) -> bool:
+        """Wait until there may be something to take, or the end; False if the loop was closed. Raises as `next`."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._pump.loop:
+            if self._pump.on_loop() and not self._pump.is_closed():
+                raise DeadlockError("reading a stream from another event loop on the same OS thread")
+            reply = self._something(timeout_s)
+            try:
+                await reply
+            except InternalAgentDied:
+                return False
+            finally:
+                reply.answer(None)
+            return True
+        waiter: asyncio.Future[None] = loop.create_future()
+        wake = _waker(loop, waiter)
+        self._wait(wake)
+        if self._closed:  # by another OS thread, between the look and the wait; events come on this one
+            wake()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, _expire, waiter, timeout_s)
+        try:
+            await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._forget(wake)
+        return True
 
     def next_blocking(self, timeout_s: float | None = None) -> Event | None:
         """As `next`, blocking the OS thread; not on the loop's own."""
         while (event := self.take()) is None:
-            if self.is_over:
+            if self.is_over or not self.until_something_blocking(timeout_s):
                 return None
-            reply = self._something(timeout_s)
-            try:
-                reply.get()
-            except InternalAgentDied:
-                return None
-            finally:
-                reply.answer(None)
         return event
+
+    def until_something_blocking(self, timeout_s: float | None) -> bool:
+        """As `until_something`, blocking the OS thread."""
+        reply = self._something(timeout_s)
+        try:
+            reply.get()
+        except InternalAgentDied:
+            return False
+        finally:
+            reply.answer(None)
+        return True
 
     def _something(self, timeout_s: float | None) -> Reply[None]:
         """A reply that is answered when there is something to take, or the end; it fails when the loop is closed."""
@@ -279,6 +287,7 @@ class NextEvent(Reply[Event]):
     def __init__(self, stream: EventStream, timeout_s: float) -> None:
         super().__init__(None, timeout_s)
         self._stream = stream
+        self._taking = threading.Lock()
 
     def done(self) -> bool:
         """Whether an event waits."""
@@ -286,19 +295,31 @@ class NextEvent(Reply[Event]):
 
     def get(self, *, timeout: float | None = None) -> Event:
         """As `Reply.get`."""
-        if not self._done:
-            self._take(self._stream.next_blocking(self._timeout_s if timeout is None else timeout))
+        limit_s = self._timeout_s if timeout is None else timeout
+        while not self._take():
+            if not self._stream.until_something_blocking(limit_s):
+                self._end()
         return self._result()
 
     def __await__(self) -> Any:
-        if not self._done:
-            self._take((yield from self._stream.next(self._timeout_s).__await__()))
+        while not self._take():
+            if not (yield from self._stream.until_something(self._timeout_s).__await__()):
+                self._end()
         return self._result()
 
     __iter__ = __await__
 
-    def _take(self, event: Event | None) -> None:
-        if event is None:
-            self.fail(InternalAgentDied("the thread has ended"))
-        else:
-            self.answer(event)
+    def _take(self) -> bool:
+        """Whether it is answered now. Of several waiters the first to come takes an event, for all of them."""
+        with self._taking:
+            if self._done:
+                return True
+            event = self._stream.take()
+            if event is not None:
+                self.answer(event)
+            elif self._stream.is_over:
+                self._end()
+        return self._done
+
+    def _end(self) -> None:
+        self.fail(InternalAgentDied("the thread has ended"))

@@ -248,6 +248,27 @@ def test_a_next_event_that_nobody_waits_for_takes_nothing() -> None:
     on_a_loop(main)
 
 
+def test_waiters_of_one_next_event_take_one_event() -> None:
+    async def main(pump: Pump) -> None:
+        stream = EventStream(pump, None, rolling=True).readable()
+        reply = NextEvent(stream, 10)
+
+        async def wait() -> Event:
+            return await reply
+
+        waiters = [asyncio.create_task(wait()) for _ in range(2)]
+        waiters += [asyncio.create_task(asyncio.to_thread(reply.get)) for _ in range(2)]
+        await asyncio.sleep(0)
+        while len(stream._waiters or ()) < len(waiters):
+            assert not reply.done()
+        stream.push(event(1))
+        stream.push(event(2))
+        assert ids(await asyncio.gather(*waiters)) == ["1"] * 4
+        assert stream.take() == event(2)
+
+    on_a_loop(main)
+
+
 def watch_of(pump: Pump) -> tuple[StatusCell, StatusWatch]:
     cell = StatusCell()
     return cell, StatusWatch(pump, cell, None, 10)
