@@ -14,7 +14,7 @@ from typing import Any
 
 from codex_actors.config import Config, ManagerConfig, ToolLike
 from codex_actors.context import turn_context
-from codex_actors.errors import RolloutError, UnsupportedOperation
+from codex_actors.errors import RolloutError
 from codex_actors.model.opened import OpenedModel
 from codex_actors.model.provider import ModelProvider
 from codex_actors.protocol.history import TurnContextItem
@@ -38,11 +38,12 @@ class Shared:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, codex_home: Path | None, model: ModelProvider, config: ManagerConfig
     ) -> None:
-        self.pid = os.getpid()
         self.config = config
         self.codex_home = codex_home
         self.clock: Clock = config.clock or Clock()
         self.pump = Pump(loop, self.clock)
+        self.pid = self.pump.pid
+        self.check_process = self.pump.check_process
         self.model = OpenedModel(model, self.pump.context)
         self.workers = Workers(self.pump)
         self.writer: Doorbell[tuple[Append, int, Kept]] = Doorbell(self.pump, self._write)
@@ -63,11 +64,6 @@ class Shared:
         if self._cwd is None or self._cwd[0] != text:
             self._cwd = (text, Path(text))
         return self._cwd[1]
-
-    def check_process(self) -> None:
-        """Raise in a forked child: loop, OS threads and files belong to the process that opened the manager."""
-        if os.getpid() != self.pid:
-            raise UnsupportedOperation(f"this manager belongs to process {self.pid}; make one in this process")
 
     def turn_context(self, config: Config, model: str, schema: dict[str, Any] | None, cwd: Path) -> TurnContextItem:
         """The settings of a turn; most turns of most threads have the same as the one before."""

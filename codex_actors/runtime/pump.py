@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 import threading
 import weakref
 from collections import deque
@@ -15,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from codex_actors.errors import InternalAgentDied
+from codex_actors.errors import InternalAgentDied, UnsupportedOperation
 from codex_actors.runtime.clock import Clock
 from codex_actors.runtime.deadlines import Deadlines
 from codex_actors.runtime.reply import Reply
@@ -53,6 +54,7 @@ class Pump:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self.loop = loop
         self.clock = clock
+        self.pid = os.getpid()
         self.ident = threading.get_ident()
         self.context = contextvars.copy_context()
         self.pending: set[Any] = set()
@@ -122,6 +124,11 @@ class Pump:
     def is_closed(self) -> bool:
         """Whether the loop will not serve any more."""
         return self._lost or self.loop.is_closed()
+
+    def check_process(self) -> None:
+        """Raise in a forked child: loop, OS threads and files belong to the process that made them."""
+        if os.getpid() != self.pid:
+            raise UnsupportedOperation(f"this manager belongs to process {self.pid}; make one in this process")
 
     def on_loop(self) -> bool:
         """Whether this is the loop's OS thread."""

@@ -51,6 +51,10 @@ class Home(Protocol):
         """Whether that loop will not run again."""
         ...
 
+    def check_process(self) -> None:
+        """Raise `UnsupportedOperation` in a forked child, where it never runs."""
+        ...
+
 
 class Reply(pykka.Future[T]):
     """The answer to an ask: `reply.get(timeout=...)` from any OS thread but the loop's, `await reply` from any loop.
@@ -181,6 +185,7 @@ class Reply(pykka.Future[T]):
         Raises:
             ReplyTimeout: the deadline passed; the work goes on.
             DeadlockError: called in the OS thread of the loop that has to answer.
+            UnsupportedOperation: called in a forked child process.
             Exception: what the work raised.
         """
         if not self._done:
@@ -196,8 +201,10 @@ class Reply(pykka.Future[T]):
 
     def _block(self, limit_s: float | None) -> None:
         home = self._home
-        if home is not None and home.ident == threading.get_ident() and not home.is_closed():
-            raise DeadlockError("reply.get()")
+        if home is not None:
+            home.check_process()
+            if home.ident == threading.get_ident() and not home.is_closed():
+                raise DeadlockError("reply.get()")
         answered = threading.Event()
         self.when_done(answered.set)
         deadline_s = None if limit_s is None else time.monotonic() + limit_s
@@ -224,8 +231,10 @@ class Reply(pykka.Future[T]):
     def _wait(self) -> Generator[Any, None, None]:
         loop = asyncio.get_running_loop()
         home, ident = self._home, threading.get_ident()
-        if home is not None and home.ident == ident and loop is not home.loop and not home.is_closed():
-            raise DeadlockError("await from another event loop on the same OS thread")
+        if home is not None and loop is not home.loop:
+            home.check_process()
+            if home.ident == ident and not home.is_closed():
+                raise DeadlockError("await from another event loop on the same OS thread")
         waiter = loop.create_future()
 
         def wake() -> None:

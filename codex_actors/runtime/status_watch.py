@@ -127,6 +127,7 @@ class StatusWatch:
 
     def _wait(self, look: Callable[[StatusCell, _Watching], None], keep: Any) -> Any:
         """A reply that `look` answers. The cell knows it weakly: one that nobody waits for must not hold its thread."""
+        self._pump.check_process()
         reply = _Watching(self._pump, self._timeout_s, keep)
         cell, weak = self._cell, weakref.ref(reply)
         # `reply` is held by the post until it is first looked at.

@@ -166,6 +166,7 @@ class EventStream:
         Raises:
             ReplyTimeout: `timeout_s` passed.
             DeadlockError: called on another loop in the OS thread of the manager's loop.
+            UnsupportedOperation: called in a forked child process.
         """
         while (event := self.take()) is None:
             if self.is_over or not await self.until_something(timeout_s):
@@ -176,6 +177,7 @@ class EventStream:
         """Wait until there may be something to take, or the end; False if the loop was closed. Raises as `next`."""
         loop = asyncio.get_running_loop()
         if loop is not self._pump.loop:
+            self._pump.check_process()
             if self._pump.on_loop() and not self._pump.is_closed():
                 raise DeadlockError("reading a stream from another event loop on the same OS thread")
             reply = self._something(timeout_s)

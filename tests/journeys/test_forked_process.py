@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 SCRIPT = """
-import os, sys, warnings
+import asyncio, os, sys, warnings
 from codex_actors import Config, ScriptedModel, ThreadManager, UserInput
 from codex_actors.errors import UnsupportedOperation
 
@@ -17,10 +17,14 @@ manager.__enter__()
 thread = manager.start_thread(Config()).get(timeout=10).thread
 thread.run("in the parent").get(timeout=10)
 spare = manager.start_thread(Config()).get(timeout=10).thread
-control, stream, watch = manager.agent_control(), thread.events(), thread.watch_status()
+control, watch = manager.agent_control(), thread.watch_status()
+stream, event = spare.events(), spare.next_event()
 gate = model.hold()
-running = thread.run("across the fork")
+running, ended = thread.run("across the fork"), watch.ended()
 assert gate.reached.wait(10)
+
+async def awaited(what):
+    return await what
 
 calls = {
     "start_thread": lambda: manager.start_thread(Config()),
@@ -43,6 +47,16 @@ calls = {
     "shutdown_agent": lambda: control.shutdown_agent(thread.thread_id),
     "get_status": lambda: control.get_status(thread.thread_id),
     "subscribe_status": lambda: control.subscribe_status(thread.thread_id),
+    "reply.get": lambda: running.get(),
+    "await_reply": lambda: asyncio.run(awaited(running)),
+    "event.get": lambda: event.get(),
+    "await_event": lambda: asyncio.run(awaited(event)),
+    "for": lambda: list(stream),
+    "async_for": lambda: asyncio.run(awaited(stream.next())),
+    "watch.changed": lambda: watch.changed(),
+    "watch.until": lambda: watch.until(lambda status: True),
+    "watch.ended": lambda: watch.ended(),
+    "ended.get": lambda: ended.get(),
 }
 
 child = os.fork()
@@ -54,7 +68,7 @@ if child == 0:
             print("child", name, "belongs to process" in str(error), flush=True)
         else:
             print("child", name, "was not refused", flush=True)
-    del spare, calls, control, stream, watch, thread, running, manager
+    del spare, calls, control, stream, watch, thread, running, ended, event, manager
     with ThreadManager(home) as own:
         print("child", own.start_thread(Config()).get(timeout=10).thread.run("own").get(timeout=10).text, flush=True)
     sys.exit(7)
@@ -81,7 +95,7 @@ def test_a_forked_child_is_refused_and_exits_normally(tmp_path: Path) -> None:
     said = run_script(tmp_path)
     refused = [line.split(maxsplit=2) for line in said if line.startswith("child")]
     assert refused.pop() == ["child", "echo:", "own"]
-    assert len(refused) == 20
+    assert len(refused) == 30
     assert [line for line in refused if line[2] != "True"] == []
     assert "parent 7" in said
 
