@@ -19,6 +19,10 @@ ROUNDS = 3
 costs two changes of the OS thread)."""
 
 
+RETRY_S = 0.1
+"""After this long an OS thread that could not be started is tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drain:
     """Take all the work that waits."""
@@ -35,6 +39,11 @@ class _Worker(pykka.ThreadingActor):
     def __init__(self, drain: Callable[[], None]) -> None:
         super().__init__()
         self._drain = drain
+
+    def _start_actor_loop(self) -> None:
+        # Its life is the manager's: `ActorRegistry.stop_all()` must not stop it before the threads that write.
+        pykka.ActorRegistry.unregister(self.actor_ref)
+        super()._start_actor_loop()
 
     def on_receive(self, message: Any) -> None:
         if isinstance(message, Drain):
@@ -76,10 +85,16 @@ class Doorbell(Generic[W]):
             return
         ref = self._live()
         if ref is None:
-            ref = self._ref = _Worker.start(self._drain)
-            # Its life is the manager's: `ActorRegistry.stop_all()` must not stop it before the threads that write.
-            pykka.ActorRegistry.unregister(ref)
+            try:
+                ref = self._start()
+            except RuntimeError:  # there are too many, or the process ends: `drain` does not need one then
+                self._pump.loop.call_later(RETRY_S, self._ring, 0, context=self._pump.context)
+                return
         ref.tell(Drain())
+
+    def _start(self) -> pykka.ActorRef[_Worker]:
+        ref = self._ref = _Worker.start(self._drain)
+        return ref
 
     def _live(self) -> pykka.ActorRef[_Worker] | None:
         return self._ref if self._ref is not None and self._ref.is_alive() else None
@@ -103,9 +118,12 @@ class Doorbell(Generic[W]):
 
     def drain(self, timeout_s: float) -> bool:
         """Handle all that waits now; False if that took longer. Runs in: not the loop's OS thread (or at exit)."""
-        if self._work and self._live() is None:
-            self._ring(0)
         ref = self._live()
+        if ref is None and self._work:
+            try:
+                ref = self._start()
+            except RuntimeError:  # Python 3.12 starts no OS thread any more while the process ends
+                self._drain()
         return ref is None or self._ask(ref, Drain(), timeout_s)
 
     def _ask(self, ref: pykka.ActorRef[_Worker], message: Any, timeout_s: float) -> bool:

@@ -126,6 +126,25 @@ def test_a_forgotten_manager_writes_all_and_exits(tmp_path: Path, script: str, d
     check_all_recorded(said)
 
 
+FORGET_AT_ONCE = """
+import sys
+from codex_actors import Config, ManagerConfig, ThreadManager, UserInput
+
+manager = ThreadManager(sys.argv[1], config=ManagerConfig(durability="memory"))
+manager.__enter__()
+thread = manager.start_thread(Config()).get(timeout=10).thread
+thread.submit(UserInput("1 of 1")).get(timeout=10)
+print(thread.rollout_path)
+"""
+
+
+def test_an_exit_before_the_writer_began_writes_all(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORGET_AT_ONCE, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stderr == ""
+    assert recorded_inputs(Path(ended.stdout.strip())) == ["1 of 1"]
+
+
 @pytest.mark.slow
 def test_a_killed_process_loses_no_accepted_input(tmp_path: Path) -> None:
     process = start(RUNNING_TURNS + WAIT, tmp_path, "flush")

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pykka
+import pytest
 
 from codex_actors.runtime.clock import Clock
-from codex_actors.runtime.doorbell import Doorbell
+from codex_actors.runtime.doorbell import ROUNDS, Doorbell
 from codex_actors.runtime.pump import Pump
 from codex_actors.testing import no_leaks
 
@@ -119,6 +120,37 @@ def test_a_stuck_handler_is_reported_not_waited_for() -> None:
         assert bell.close(10)
 
     on_a_loop(main, is_held=True)
+
+
+def start_none(_os_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_drain_without_an_os_thread_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        bell.put(1)
+        monkeypatch.setattr(threading.Thread, "start", start_none)
+        assert bell.drain(10)
+        assert desk.names == {threading.current_thread().name}
+        assert desk.work == [1]
+        assert pykka.ActorRegistry.get_all() == []
+
+    on_a_loop(main)
+
+
+def test_an_os_thread_that_did_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(bell: Doorbell[int], desk: Desk) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start_none)
+            bell.put(1)
+            for _ in range(ROUNDS + 2):
+                await asyncio.sleep(0)
+        assert desk.work == []
+        assert await asyncio.to_thread(desk.reached.wait, 10)
+        assert await asyncio.to_thread(bell.close, 10)
+        assert desk.work == [1]
+
+    on_a_loop(main)
 
 
 def test_the_registry_does_not_know_the_worker() -> None:
