@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -268,3 +270,24 @@ def test_construction_does_nothing_yet(tmp_path: Path) -> None:
     del manager
     gc.collect()
     assert os.listdir(tmp_path) == []
+
+
+NO_DESCRIPTORS = """
+import os, resource
+from codex_actors import ThreadManager
+
+manager = ThreadManager()
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")), hard))
+try:
+    manager.__enter__()
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_manager_without_descriptors_raises_at_once() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", NO_DESCRIPTORS], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ended.stdout == "Too many open files\n"

@@ -124,7 +124,11 @@ def open_in_os_thread(make: Callable[[asyncio.AbstractEventLoop], Any]) -> tuple
 
 def _run_loop(make: Callable[[asyncio.AbstractEventLoop], Any], made: queue.SimpleQueue[Any]) -> None:
     # `asyncio.Runner` would hold what `make` returns for as long as the loop runs; nothing here may hold the supervisor.
-    loop = asyncio.new_event_loop()
+    try:
+        loop = asyncio.new_event_loop()
+    except Exception as error:  # no file descriptor is left, above all: the caller raises it
+        made.put(error)
+        return
     asyncio.set_event_loop(loop)
     loop.call_soon(_make, make, made, loop)
     del make, made
