@@ -107,6 +107,16 @@ def test_for_testing_has_a_home_that_goes() -> None:
     assert not home.exists()
 
 
+def test_home_that_cannot_be_removed_holds_up_no_close(caplog: pytest.LogCaptureFixture) -> None:
+    with no_leaks(), ThreadManager.for_testing(ScriptedModel()) as manager:
+        assert manager.codex_home is not None
+        manager.codex_home.rmdir()
+        manager.codex_home.write_text("a file in its place")
+        assert manager.close().get(timeout=WAIT_S).is_drained
+    assert "the temporary home is left behind" in caplog.text
+    manager.codex_home.unlink()
+
+
 def test_for_testing_keeps_a_given_home(tmp_path: Path) -> None:
     with ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path) as manager:
         manager.start_thread(Config()).get(timeout=WAIT_S).thread.run("hi").get(timeout=WAIT_S)

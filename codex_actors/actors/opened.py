@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import queue
 import tempfile
@@ -21,6 +22,8 @@ from codex_actors.model.provider import ModelProvider
 from codex_actors.runtime.actor import retire
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import Reply
+
+logger = logging.getLogger("codex_actors")
 
 REPORT_MARGIN_S = 5.0
 """What ending thousands of threads takes beside the waits, each of which has `close_timeout_s` as its end."""
@@ -84,7 +87,10 @@ class Opened:
         self.registry.listed.clear()
         retire(self._ref)
         if self._temporary_home is not None:
-            self._temporary_home.cleanup()
+            try:
+                self._temporary_home.cleanup()
+            except OSError as reason:  # the report has to be given, and the loop to end
+                logger.warning("the temporary home is left behind: %s", reason)
         if task.cancelled():
             # The host's loop ends first: the writer still writes what it has, when the process ends if not before.
             self.report.answer(CloseReport(is_drained=self.shared.writer.close(self.shared.config.close_timeout_s)))
