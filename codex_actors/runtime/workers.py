@@ -85,8 +85,14 @@ class Workers:
                 inbox = self._idle.pop()
             elif self._total < TOTAL_BOUND:
                 inbox = queue.SimpleQueue()
+                try:
+                    threading.Thread(target=self._work, args=(inbox,), name="codex_actors-tool", daemon=True).start()
+                except RuntimeError as error:
+                    self._waiting.popleft().reply.fail(
+                        UnsupportedOperation(f"a sync tool needs an OS thread ({error})")
+                    )
+                    continue
                 self._total += 1
-                threading.Thread(target=self._work, args=(inbox,), name="codex_actors-tool", daemon=True).start()
             else:
                 return
             self._working += 1

@@ -125,6 +125,23 @@ def test_the_thirty_third_call_waits_for_a_place() -> None:
     on_a_loop(main)
 
 
+def test_a_call_that_gets_no_os_thread_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_os_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main(workers: Workers, _: Pump) -> None:
+        ran = list[str]()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(UnsupportedOperation, match="can't start new thread"):
+                await workers.run(lambda: ran.append("it ran"))
+        assert workers._total == 0
+        assert await workers.run(lambda: "later") == "later"
+        assert ran == []
+
+    on_a_loop(main)
+
+
 def test_a_call_that_waits_for_a_reply_gives_its_place() -> None:
     async def main(workers: Workers, pump: Pump) -> None:
         awaited: Reply[str] = Reply(pump)
