@@ -110,7 +110,7 @@ async def _find(shared: Shared, thread_id: ThreadId | None) -> Path:
     home = shared.codex_home
     path: Path | None = None
     if home is not None and thread_id is not None:
-        path = await shared.workers.run(lambda: rollout_path_of(home, thread_id))
+        path = await shared.load(lambda: rollout_path_of(home, thread_id))
     if path is None:
         raise ThreadNotFound(thread_id or "")
     return path
@@ -120,8 +120,7 @@ async def _read(shared: Shared, path: Path) -> InitialHistory:
     limit_s = shared.config.load_timeout_s
     try:
         async with asyncio.timeout(limit_s):
-            history: InitialHistory = await shared.workers.run(lambda: get_rollout_history(path))
-            return history
+            return await shared.load(lambda: get_rollout_history(path))
     except TimeoutError:
         raise RolloutError(path, f"not read within {limit_s:g} s") from None
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from codex_actors.config import Config, ManagerConfig, ToolLike
 from codex_actors.context import turn_context
@@ -22,11 +22,17 @@ from codex_actors.rollout.writer import Append, RolloutWriter
 from codex_actors.runtime.clock import Clock
 from codex_actors.runtime.doorbell import Doorbell
 from codex_actors.runtime.pump import Pump
+from codex_actors.runtime.reply import in_os_thread
 from codex_actors.runtime.watchdog import Watchdog
 from codex_actors.runtime.workers import Workers
 from codex_actors.tools.toolbox import Toolbox, called, guarded
 
 logger = logging.getLogger("codex_actors")
+
+T = TypeVar("T")
+
+LOADS_BOUND = 32
+"""Rollouts that are read at once."""
 
 Kept = Callable[["int", "RolloutError | None"], None]
 """Told of an append: its number, and the error if it could not be written. Runs in: the loop's OS thread."""
@@ -46,6 +52,7 @@ class Shared:
         self.check_process = self.pump.check_process
         self.model = OpenedModel(model, self.pump.context)
         self.workers = Workers(self.pump)
+        self.loads = asyncio.Semaphore(LOADS_BOUND)
         self.writer: Doorbell[tuple[Append, int, Kept]] = Doorbell(self.pump, self._write)
         self.watchdog = Watchdog(self.pump, config.block_warning_s, mark, self._blocked)
         self.warn: Callable[[str, str], None] | None = None
@@ -64,6 +71,12 @@ class Shared:
         if self._cwd is None or self._cwd[0] != text:
             self._cwd = (text, Path(text))
         return self._cwd[1]
+
+    async def load(self, call: Callable[[], T]) -> T:
+        """Read files in an OS thread: not one of the tools', which may all be at work for long."""
+        async with self.loads:
+            value: T = await in_os_thread(call)
+            return value
 
     def turn_context(self, config: Config, model: str, schema: dict[str, Any] | None, cwd: Path) -> TurnContextItem:
         """The settings of a turn; most turns of most threads have the same as the one before."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from codex_actors.protocol.history import ResponseItemLine
 from codex_actors.protocol.items import FunctionCall, FunctionCallOutput, Message, TextInput, user_message
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.reader import get_rollout_history
+from codex_actors.runtime.workers import WORKING_BOUND
 
 WAIT_S = 10.0
 
@@ -214,6 +216,31 @@ def test_paginated_file_is_forked_but_not_resumed(tmp_path: Path) -> None:
 
 
 # --- fork --------------------------------------------------------------------------------------------------------------
+
+
+def test_loads_do_not_wait_for_busy_tools(tmp_path: Path) -> None:
+    began, gate = threading.Semaphore(0), threading.Event()
+
+    @tool(read_only=True)
+    def work() -> str:
+        began.release()
+        assert gate.wait(WAIT_S)
+        return "worked"
+
+    with ThreadManager(tmp_path) as manager:
+        path = start(manager, "before").thread.rollout_path
+    assert path is not None
+    calls = [FunctionCall(name="work", arguments="{}", call_id=str(number)) for number in range(WORKING_BOUND)]
+    with ThreadManager(tmp_path, model=ScriptedModel([calls, "done"])) as manager:
+        running = start(manager, config=Config(tools=(work,))).thread.run("work")
+        for _ in calls:
+            assert began.acquire(timeout=WAIT_S)
+        new = manager.resume_thread_from_rollout(Config(), path).get(timeout=WAIT_S)
+        fork = manager.fork_thread(None, None, new.thread_id).get(timeout=WAIT_S)
+        assert not running.done()
+        gate.set()
+        assert running.get(timeout=WAIT_S).text == "done"
+    assert new.thread.rollout_path == path != fork.thread.rollout_path
 
 
 def test_fork_thread_twice_drops_to_first_message() -> None:
