@@ -156,6 +156,7 @@ class Reply(pykka.Future[T]):
         if self._on_cancel is not None:
             self._on_cancel()
             return True
+        self._seen = True  # whoever cancels it knows how it ended
         return self.fail(ReplyCancelled())
 
     def done(self) -> bool:

@@ -265,6 +265,13 @@ def test_an_error_that_nobody_saw_is_logged(caplog: pytest.LogCaptureFixture) ->
     assert "unseen" in caplog.text
 
 
+def test_a_cancelled_reply_is_no_unseen_error(caplog: pytest.LogCaptureFixture) -> None:
+    reply: Reply[int] = Reply()
+    assert reply.cancel()
+    del reply
+    assert caplog.text == ""
+
+
 def test_a_failed_reply_keeps_no_frames_of_a_group() -> None:
     reply: Reply[int] = Reply()
 

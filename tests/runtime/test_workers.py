@@ -176,7 +176,7 @@ def test_a_call_that_is_given_up_is_counted_until_it_ends() -> None:
     on_a_loop(main)
 
 
-def test_a_call_given_up_before_it_began_never_runs() -> None:
+def test_a_call_given_up_before_it_began_never_runs(caplog: pytest.LogCaptureFixture) -> None:
     async def main(workers: Workers, _: Pump) -> None:
         crowd, ran = Crowd(), list[str]()
         for _number in range(WORKING_BOUND):
@@ -193,6 +193,7 @@ def test_a_call_given_up_before_it_began_never_runs() -> None:
         assert ran == []
 
     on_a_loop(main)
+    assert "nobody looked" not in caplog.text
 
 
 def test_an_abandoned_call_gives_its_place_away() -> None:
