@@ -204,7 +204,9 @@ class Reply(pykka.Future[T]):
         home = self._home
         if home is not None:
             home.check_process()
-            if home.ident == threading.get_ident() and not home.is_closed():
+            if home.is_closed():
+                self.fail(InternalAgentDied("its event loop was closed"))
+            elif home.ident == threading.get_ident():
                 raise DeadlockError("reply.get()")
         answered = threading.Event()
         self.when_done(answered.set)

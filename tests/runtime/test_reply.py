@@ -170,6 +170,14 @@ def test_a_loop_closed_before_is_no_deadlock() -> None:
     asyncio.run(main())
 
 
+def test_a_loop_closed_before_is_seen_at_once() -> None:
+    loop = asyncio.new_event_loop()
+    reply: Reply[int] = Reply(Pump(loop, Clock()), 10)
+    loop.close()
+    with pytest.raises(InternalAgentDied):
+        reply.get(timeout=0)
+
+
 def test_several_os_threads_wait_for_one_reply(far: Pump) -> None:
     reply: Reply[int] = Reply(far, 10)
     got: list[int] = []
