@@ -67,6 +67,7 @@ class Reply(pykka.Future[T]):
     _derive: Callable[..., Any] | None = None
     _exc_info: Any = None
     _error: BaseException | None = None
+    _hook_lock: threading.Lock | None = None
     _seen = False
     _value: Any = None
 
@@ -193,12 +194,20 @@ class Reply(pykka.Future[T]):
             limit_s = self._timeout_s if timeout is None else timeout
             if self._sources is not None:
                 self._derived(lambda: [source.get(timeout=timeout) for source in self._sources or ()])
-            elif self._get_hook is not None:
-                with self._lock:
-                    return super().get(timeout=timeout)
+            elif self._hook_lock is not None:
+                return self._hooked(self._hook_lock, limit_s, timeout)
             else:
                 self._block(limit_s)
         return self._result()
+
+    def _hooked(self, lock: threading.Lock, limit_s: float | None, timeout: float | None) -> T:
+        """The hook's value; it runs once, in the OS thread of the first waiter, and the others wait for it."""
+        if not lock.acquire(timeout=-1 if limit_s is None else max(limit_s, 0)):
+            raise ReplyTimeout(limit_s or 0.0)
+        try:
+            return super().get(timeout=timeout)
+        finally:
+            lock.release()
 
     def _block(self, limit_s: float | None) -> None:
         home = self._home
@@ -334,6 +343,7 @@ class Reply(pykka.Future[T]):
         with self._lock:
             if self._done:
                 raise queue.Full
+            self._hook_lock = threading.Lock()
             super().set_get_hook(func)
 
 

@@ -236,6 +236,26 @@ def test_a_get_hook_runs_once_for_await(far: Pump) -> None:
     asyncio.run(main())
 
 
+def test_a_deadline_does_not_wait_for_a_get_hook(far: Pump) -> None:
+    reply: Reply[int] = Reply(far, 10)
+    entered, gate, got = threading.Event(), threading.Event(), list[int]()
+
+    def hook(_timeout: float | None) -> int:
+        entered.set()
+        assert gate.wait(10)
+        return 7
+
+    reply.set_get_hook(hook)
+    first = threading.Thread(target=lambda: got.append(reply.get()))
+    first.start()
+    assert entered.wait(10)
+    with pytest.raises(ReplyTimeout):
+        reply.get(timeout=0.01)
+    gate.set()
+    first.join(10)
+    assert (got, reply.get()) == ([7], 7)
+
+
 class Held:
     pass
 
