@@ -139,7 +139,8 @@ def _run_loop(make: Callable[[asyncio.AbstractEventLoop], Any], made: queue.Simp
     loop.call_soon(_make, make, made, loop)
     del make, made
     try:
-        loop.run_forever()
+        while not _run_until_stopped(loop):
+            pass
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
@@ -151,11 +152,24 @@ def _run_loop(make: Callable[[asyncio.AbstractEventLoop], Any], made: queue.Simp
         loop.close()
 
 
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> bool:
+    """False if a `KeyboardInterrupt` or `SystemExit` broke in: the code that raised it has failed, others go on.
+
+    Ctrl-C reaches Python's main OS thread alone, and this is not it.
+    """
+    try:
+        loop.run_forever()
+    except (KeyboardInterrupt, SystemExit) as error:
+        logger.warning("%r was raised on the manager's own loop, which goes on", error)
+        return False
+    return True
+
+
 def _make(
     make: Callable[[asyncio.AbstractEventLoop], Any], made: queue.SimpleQueue[Any], loop: asyncio.AbstractEventLoop
 ) -> None:
     try:
         made.put(make(loop))
-    except Exception as error:  # whatever it is: the caller's OS thread waits for it, and raises it
+    except BaseException as error:  # whatever it is: the caller's OS thread waits for it, and raises it
         made.put(error)
         loop.stop()

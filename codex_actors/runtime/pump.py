@@ -37,6 +37,15 @@ class DeadLetter:
     reason: str
 
 
+def pass_on(loop: asyncio.AbstractEventLoop, error: KeyboardInterrupt) -> None:
+    """Raise `error` out of `loop`, once, and not out of the code at work. Runs in: the loop's OS thread."""
+
+    def interrupt() -> None:
+        raise error
+
+    loop.call_soon(interrupt)
+
+
 class Served(Protocol):
     """What the pump serves."""
 

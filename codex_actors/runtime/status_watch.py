@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 from codex_actors.errors import InternalAgentDied
 from codex_actors.protocol.status import AgentStatus, Ended
-from codex_actors.runtime.pump import Pump
+from codex_actors.runtime.pump import Pump, pass_on
 from codex_actors.runtime.reply import Reply
 
 
@@ -57,14 +58,22 @@ class _Watching(Reply[Any]):
         pump.watching.add(self)
 
 
-def _look(look: Callable[[StatusCell, _Watching], None], cell: StatusCell, weak: weakref.ref[_Watching]) -> bool:
+def _look(
+    loop: asyncio.AbstractEventLoop,
+    look: Callable[[StatusCell, _Watching], None],
+    cell: StatusCell,
+    weak: weakref.ref[_Watching],
+) -> bool:
     """Whether the reply needs no further look. Runs in: the loop's OS thread."""
     reply = weak()
     if reply is None:
         return True
     try:
         look(cell, reply)
-    except Exception as error:  # out of a host's predicate
+    except KeyboardInterrupt as error:
+        reply.fail(InternalAgentDied("interrupted by the keyboard"))
+        pass_on(loop, error)
+    except BaseException as error:  # out of a host's predicate: `sys.exit()` in it must not end the loop
         reply.fail(error)
     if reply.done():
         reply.keep = None
@@ -129,7 +138,7 @@ class StatusWatch:
         """A reply that `look` answers. The cell knows it weakly: one that nobody waits for must not hold its thread."""
         self._pump.check_process()
         reply = _Watching(self._pump, self._timeout_s, keep)
-        cell, weak = self._cell, weakref.ref(reply)
+        loop, cell, weak = self._pump.loop, self._cell, weakref.ref(reply)
         # `reply` is held by the post until it is first looked at.
-        self._pump.post(lambda held: cell.wait(partial(_look, look, cell, weak)), reply)
+        self._pump.post(lambda held: cell.wait(partial(_look, loop, look, cell, weak)), reply)
         return reply

@@ -18,6 +18,7 @@ from codex_actors.protocol.items import (
     FunctionCallOutput,
     LocalShellCall,
 )
+from codex_actors.runtime.pump import pass_on
 from codex_actors.runtime.workers import Workers
 from codex_actors.tools.output import render
 from codex_actors.tools.tool import ToolContext, ToolError, spec
@@ -143,14 +144,17 @@ def called(tool: ToolLike, arguments: str, context: ToolContext, limit_bytes: in
 
 
 async def guarded(tool: ToolLike, arguments: str, context: ToolContext, limit_bytes: int) -> _Outcome:
-    """A tool's outcome, whatever it raises: a `SystemExit` or `CancelledError` of its own is its failure, not the loop's."""
+    """A tool's outcome, whatever it raises: a `SystemExit` or `CancelledError` of its own is its failure, not the loop's.
+
+    A `KeyboardInterrupt` is both.
+    """
     tool_name, thread_id = tool.name, context.thread_id  # read by the watchdog
     try:
         made: Awaitable[Any] = tool.call(arguments, context)
         return _Outcome(render(await made, limit_bytes=limit_bytes), True)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            pass_on(asyncio.get_running_loop(), error)
         del tool_name, thread_id
         return _Outcome(render(_why(tool, error), limit_bytes=limit_bytes), False)
 

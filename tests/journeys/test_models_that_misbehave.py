@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -285,6 +286,21 @@ def test_stream_that_raises_before_it_begins() -> None:
     with ThreadManager(model=StreamRaises(fine)) as manager:
         thread = manager.start_thread(Config()).get().thread
         assert thread.run("hi").get(timeout=WAIT_S).error == "RuntimeError: not a generator at all"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_own_loop_outlives_a_model_that_exits(error: type[BaseException]) -> None:
+    async def exits() -> AsyncIterator[Any]:
+        raise error
+        yield
+
+    with no_leaks(), ThreadManager(model=Model(exits, fine)) as manager:
+        thread = manager.start_thread(Config()).get().thread
+        assert thread.run("hi").get(timeout=WAIT_S).status.word == "errored"
+        exited = thread.watch_status().until(lambda status: sys.exit(3))
+        with pytest.raises(SystemExit):
+            exited.get(timeout=WAIT_S)
+        assert thread.run("again").get(timeout=WAIT_S).text == "fine"
 
 
 class NotIterable(Model):

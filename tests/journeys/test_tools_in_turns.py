@@ -47,6 +47,11 @@ async def exits_async() -> str:
 
 
 @tool
+async def interrupts_async() -> str:
+    raise KeyboardInterrupt
+
+
+@tool
 def generator_exits() -> str:
     raise GeneratorExit
 
@@ -102,6 +107,7 @@ def add(a: int, b: int = 1) -> int:
     [
         (exits, "tool exits failed: SystemExit: 3"),
         (exits_async, "tool exits_async failed: SystemExit: 3"),
+        (interrupts_async, "tool interrupts_async failed: KeyboardInterrupt"),
         (generator_exits, "tool generator_exits failed: GeneratorExit"),
         (raises, "tool raises failed: ValueError: no such city"),
         (cancels_itself, "tool cancels_itself failed: CancelledError: mine"),
@@ -116,6 +122,22 @@ def add(a: int, b: int = 1) -> int:
 def test_failure_of_a_tool_is_its_output(made: ToolLike, output: str) -> None:
     with no_leaks():
         assert output_of(made).startswith(output)
+
+
+def test_ctrl_c_in_a_tool_reaches_the_hosts_loop_once() -> None:
+    async def main() -> str | None:
+        model = ScriptedModel([[call("interrupts_async")], "done"])
+        async with ThreadManager(model=model) as manager:
+            thread = (await manager.start_thread(Config(tools=(interrupts_async,)))).thread
+            return (await thread.run("hi")).text
+
+    with no_leaks():
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(main())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(task)
+        assert loop.run_until_complete(task) == "done"
+        loop.close()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -313,6 +314,38 @@ def test_a_predicate_that_raises_fails_its_reply_only() -> None:
         assert await good == AgentStatus.RUNNING
 
     on_a_loop(main)
+
+
+def test_a_predicate_that_exits_fails_its_reply_only() -> None:
+    async def main(pump: Pump) -> None:
+        cell, watch = watch_of(pump)
+        bad, good = watch.until(lambda status: sys.exit(3)), watch.changed()
+        cell.set(AgentStatus.RUNNING)
+        assert await good == AgentStatus.RUNNING
+        with pytest.raises(SystemExit):
+            await bad
+
+    on_a_loop(main)
+
+
+def test_a_predicate_of_ctrl_c_interrupts_the_loop_once() -> None:
+    async def main() -> None:
+        cell, watch = watch_of(Pump(asyncio.get_running_loop(), Clock()))
+        bad, good = watch.until(interrupt), watch.changed()
+        cell.set(AgentStatus.RUNNING)
+        assert await good == AgentStatus.RUNNING
+        with pytest.raises(InternalAgentDied, match="keyboard"):
+            await bad
+
+    def interrupt(_status: AgentStatus) -> bool:
+        raise KeyboardInterrupt
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(main())
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(task)
+    loop.run_until_complete(task)
+    loop.close()
 
 
 def test_a_status_reply_that_nobody_holds_is_forgotten() -> None:
