@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -96,7 +97,11 @@ class EventStream:
 
     def _wake(self) -> None:
         while self._waiters:
-            self._waiters.popleft()()
+            try:
+                wake = self._waiters.popleft()
+            except IndexError:  # another OS thread closed the stream meanwhile
+                return
+            wake()
 
     def readable(self) -> EventStream:
         """This stream, with room for readers that wait: most threads' own stream is never read."""
@@ -235,11 +240,9 @@ class EventStream:
         self._waiters.append(wake)
 
     def _forget(self, wake: Callable[[], None]) -> None:
-        if self._waiters and wake in self._waiters:
-            try:
+        if self._waiters:
+            with suppress(ValueError, IndexError):  # it was woken, or another OS thread is at it: then it wakes nobody
                 self._waiters.remove(wake)
-            except ValueError:  # woken in between
-                return
 
     def __iter__(self) -> Iterator[Event]:
         return self

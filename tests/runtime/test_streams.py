@@ -5,7 +5,9 @@ import gc
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -215,6 +217,32 @@ def test_closing_a_stream_wakes_its_reader() -> None:
         assert stream.is_over
 
     on_a_loop(main)
+
+
+@pytest.fixture
+def hasty_os_threads() -> Iterator[None]:
+    """OS threads that take turns as often as they can."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval_s)
+
+
+@pytest.mark.usefixtures("hasty_os_threads")
+def test_two_os_threads_may_close_a_stream() -> None:
+    def close() -> None:
+        while len(woken) < 20_000:
+            stream.close()
+
+    with Elsewhere() as pump, ThreadPoolExecutor(2) as pool:
+        stream, woken = EventStream(pump, None), list[int]()
+        closing = [pool.submit(close) for _ in range(2)]
+        assert stream._waiters is not None
+        for number in range(0, 20_000, 4):
+            stream._waiters.extend([partial(woken.append, number + more) for more in range(4)])
+        for closed in closing:
+            closed.result(10)
+    assert sorted(woken) == [*range(20_000)]
 
 
 def test_a_stream_holds_its_thread_until_closed_or_ended() -> None:
