@@ -146,7 +146,11 @@ class Pump:
     def abandon(self) -> None:
         """The loop is gone: every reply it owes fails."""
         while self.pending:
-            self.pending.pop().fail(InternalAgentDied("its event loop was closed"))
+            try:
+                reply = self.pending.pop()
+            except KeyError:  # another OS thread has found out, too
+                break
+            reply.fail(InternalAgentDied("its event loop was closed"))
         for reply in list(self.watching):
             reply.fail(InternalAgentDied("its event loop was closed"))
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -249,6 +251,24 @@ def test_actors_run_in_the_context_of_the_pump() -> None:
         assert seen == ["the manager's"] * 3
 
     on_a_loop(main)
+
+
+def test_two_os_threads_may_find_the_loop_closed() -> None:
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(500):
+                loop = asyncio.new_event_loop()
+                pump = Pump(loop, Clock())
+                loop.close()
+                replies: list[Reply[None]] = [Reply(pump) for _ in range(20)]
+                for posting in [pool.submit(pump.abandon) for _ in range(2)]:
+                    posting.result(10)
+                assert not pump.pending
+                assert all(type(reply.error()) is InternalAgentDied for reply in replies)
+    finally:
+        sys.setswitchinterval(interval_s)
 
 
 def test_the_newest_dead_letters_are_kept() -> None:
