@@ -122,8 +122,12 @@ class Shared:
                 self.pump.post(self._written, results)
 
     def close_files(self) -> None:
-        """Runs in: any OS thread, after the writer's has ended."""
-        self._rollouts.close()
+        """Close them, unless the writer's OS thread is still at it, which would write into what is closed.
+
+        Runs in: any OS thread.
+        """
+        if self.writer.is_at_rest:
+            self._rollouts.close()
 
     def _blocked(self, stack: str, marks: dict[str, str]) -> None:
         """Runs in: the loop's OS thread, once it is free again."""

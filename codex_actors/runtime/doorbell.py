@@ -69,6 +69,11 @@ class Doorbell(Generic[W]):
         """Whether nothing was ever put in: there is no OS thread to wait for."""
         return self._ref is None and not self._work
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether its OS thread has ended, or none was needed."""
+        return self._live() is None
+
     def put(self, work: W) -> None:
         """Add a piece. Runs in: one OS thread at a time (the loop's)."""
         self._work.append(work)
@@ -113,7 +118,7 @@ class Doorbell(Generic[W]):
         return self.drain(timeout_s) and self._end(timeout_s)
 
     def _end(self, timeout_s: float) -> bool:
-        ref, self._ref = self._ref, None
+        ref = self._live()
         return ref is None or self._ask(ref, _STOP, timeout_s)
 
     def drain(self, timeout_s: float) -> bool:

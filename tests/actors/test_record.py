@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,9 @@ from codex_actors.protocol.events import AgentMessage, Event, TokenUsage, UserMe
 from codex_actors.protocol.history import EventMsgLine, InputAccepted, ResponseItemLine, SessionMeta, SessionMetaLine
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import Message, TextInput, Verbatim
+from codex_actors.rollout.writer import Append
 from codex_actors.runtime.reply import Reply
+from codex_actors.testing import no_leaks
 
 META = SessionMeta(
     id=ThreadId("0193b5b8-0000-7000-8000-000000000001"),
@@ -240,6 +243,32 @@ def test_failure_of_the_writer_itself_ends_every_wait(tmp_path: Path, caplog: py
 
     with_desk(check, tmp_path / "rollout.jsonl")
     assert "the rollout writer failed" in caplog.text
+
+
+def test_files_stay_open_while_the_writer_is_at_work(tmp_path: Path) -> None:
+    reached, gate = threading.Event(), threading.Event()
+
+    class SlowPath:
+        def __fspath__(self) -> str:
+            reached.set()
+            assert gate.wait(10)
+            return str(tmp_path / "rollout.jsonl")
+
+    async def check(desk: Desk) -> None:
+        desk.record.add(LINE)
+        await desk.settled()
+        slow: Any = SlowPath()
+        desk.shared.writer.put((Append(slow, "", (LINE,), create=False), 1, desk.record.kept))
+        assert await asyncio.to_thread(reached.wait, 10)
+        assert not await asyncio.to_thread(desk.shared.writer.close, 0.01)
+        desk.shared.close_files()
+        gate.set()
+        desk.record.add(LINE)
+        await desk.settled()
+        assert desk.errors == []
+
+    with no_leaks():
+        with_desk(check, tmp_path / "rollout.jsonl")
 
 
 def test_effect_that_raises_fails_its_own_thread_only(tmp_path: Path) -> None:

@@ -113,11 +113,13 @@ def test_a_stuck_handler_is_reported_not_waited_for() -> None:
         bell.put(1)
         assert await asyncio.to_thread(desk.reached.wait, 10)
         bell.put(2)
-        assert bell.drain(0.01) is False
+        assert bell.close(0.01) is False
+        assert not bell.is_at_rest
         desk.gate.set()
         assert bell.drain(10)
         assert desk.work == [1, 2]
         assert bell.close(10)
+        assert bell.is_at_rest
 
     on_a_loop(main, is_held=True)
 
