@@ -42,7 +42,9 @@ Effect: TypeAlias = Event | Answer | Callable[[], Any]
 class Publisher(Protocol):
     """Where events go."""
 
-    def publish(self, event: Event) -> None: ...
+    def publish(self, event: Event) -> None:
+        """Show an event."""
+        ...
 
 
 class Owner(Protocol):
