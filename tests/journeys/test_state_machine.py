@@ -34,6 +34,7 @@ from codex_actors import (
     UserInput,
     tool,
 )
+from codex_actors.actors.record import ThreadRecord
 from codex_actors.actors.thread import ThreadActor
 from codex_actors.errors import InternalAgentDied, RolloutError, ThreadNotFound, UnsupportedOperation
 from codex_actors.model.scripted import Gate
@@ -117,7 +118,7 @@ class Life:
     reason: str | None = None
     runs: list[Reply[TurnResult]] = field(default_factory=list)
     seen: list[Event] = field(default_factory=list)
-    lines: list[Any] = field(default_factory=list)
+    record: ThreadRecord | None = None
 
     def take_waiting(self) -> None:
         self.texts += self.waiting
@@ -565,13 +566,14 @@ class ThreadsMachine(RuleBasedStateMachine):
         for life in self.lives:
             actor = life.actor()
             if actor is not None:
-                life.lines = list(actor.record.rollout_items())
+                life.record = actor.record
                 if life.reason is None:
                     check_calls(actor.record.history, is_running=life.gate is not None)
         for life in self.latest():
             assert life.path.exists() == life.has_file
             if life.has_file:
-                assert dumped(get_rollout_history(life.path).get_rollout_items()) == dumped(life.lines)
+                assert life.record is not None
+                assert dumped(get_rollout_history(life.path).get_rollout_items()) == dumped(life.record.rollout_items())
 
     def teardown(self) -> None:
         logging.getLogger("pykka").propagate = True
