@@ -29,7 +29,7 @@ from _scripted_team import (
     review_request,
 )
 
-from codex_actors import CodexThread, Config, NewThread, ThreadManager, tool
+from codex_actors import CodexThread, Config, ManagerConfig, NewThread, ThreadManager, tool
 from codex_actors.model.provider import ModelProvider
 from codex_actors.protocol.events import (
     AgentMessage,
@@ -92,9 +92,9 @@ def messages_of(new: NewThread, kind: type[UserMessage] | type[AgentMessage]) ->
 class Team:
     """A lead and its reviewers; what happens to them is said."""
 
-    def __init__(self, manager: ThreadManager, home: Path, folder: Path) -> None:
+    def __init__(self, manager: ThreadManager, home: Path, lead: Config, reviewer: Config) -> None:
         self.manager, self.home = manager, home
-        self.lead_config, self.reviewer_config = configs(folder)
+        self.lead_config, self.reviewer_config = lead, reviewer
         self.following: set[asyncio.Task[None]] = set()
         self.os_threads = 0
 
@@ -196,10 +196,9 @@ async def ask_further(team: Team, lead: CodexThread) -> None:
     say("forked", question=OTHER_QUESTION, answer=answer, before=before, after=after, path=str(fork.rollout_path))
 
 
-async def work(home: Path, folder: Path, count: int, model: ModelProvider, lead_path: Path | None) -> None:
+async def work(team: Team, count: int, lead_path: Path | None) -> None:
     """The whole job, or what is left of it."""
-    async with ThreadManager(home, model=model) as manager:
-        team = Team(manager, home, folder)
+    async with team.manager:
         lead, words = await (team.start(count) if lead_path is None else team.resume(count, lead_path))
         summaries = [text for text in messages_of(lead, AgentMessage) if text.startswith(SUMMARY_HEAD)]
         if not summaries:
@@ -222,6 +221,13 @@ def model_named(name: str) -> ModelProvider:
     return model
 
 
+def main(home: str, folder: str, count: str, model: str, lead_path: str) -> None:
+    """Do the job, or resume it; a lead without a rollout was killed before it was told anything."""
+    # What happens is written to a pipe from the loop: its reader may let it wait.
+    manager = ThreadManager(home, model=model_named(model), config=ManagerConfig(block_warning_s=1.0))
+    team = Team(manager, Path(home), *configs(Path(folder)))
+    asyncio.run(work(team, int(count), Path(lead_path) if Path(lead_path).is_file() else None))
+
+
 if __name__ == "__main__":
-    home, folder, count, model, lead_path = sys.argv[1:]
-    asyncio.run(work(Path(home), Path(folder), int(count), model_named(model), Path(lead_path) if lead_path else None))
+    main(*sys.argv[1:])

@@ -52,6 +52,11 @@ class Job:
     lead_id: str = ""
     lead_path: str = ""
 
+    def hear(self, fact: dict[str, Any]) -> None:
+        """Learn who leads."""
+        if fact["kind"] == "lead":
+            self.lead_id, self.lead_path = fact["thread_id"], fact["path"]
+
 
 # --- first failures of a newcomer: one line each -----------------------------------------------------------------------
 
@@ -180,9 +185,8 @@ def run_until_killed(job: Job, screen: Screen) -> None:
     kill_at = math.ceil(job.count * KILL_AT)
     with start_worker(job) as worker:
         for fact in facts_of(worker):
-            if fact["kind"] == "lead":
-                job.lead_id, job.lead_path = fact["thread_id"], fact["path"]
-            elif fact["kind"] == "agent":
+            job.hear(fact)
+            if fact["kind"] == "agent":
                 screen.take(fact)
             if screen.reports() >= kill_at:
                 worker.kill()
@@ -196,6 +200,7 @@ def run_to_the_end(job: Job, screen: Screen) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     with start_worker(job) as worker:
         for fact in facts_of(worker):
+            job.hear(fact)
             facts[fact["kind"]] = {**fact, "at_s": time.monotonic()}
             if fact["kind"] == "agent":
                 screen.take(fact)
