@@ -216,7 +216,10 @@ def model_named(name: str) -> ModelProvider:
     if name == "embedded":
         return embedded_model()
     module, _, attribute = name.partition(":")
-    found: Any = getattr(importlib.import_module(module), attribute)
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        sys.exit(f"review_team: --model {name}: {error}")
     model: ModelProvider = found if isinstance(found, ModelProvider) and not isinstance(found, type) else found()
     return model
 

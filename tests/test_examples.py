@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
+TEAM = EXAMPLES / "review_team.py"
+OLD_PYTHON = f"import runpy, sys; sys.version_info = (3, 9, 0); runpy.run_path({str(TEAM)!r}, run_name='__main__')"
 FIRST_LINE = "The embedded model answers: no network, no key."
 
 KEY_LINES: dict[str, tuple[str, ...]] = {
@@ -51,6 +54,11 @@ KEY_LINES: dict[str, tuple[str, ...]] = {
         "await: echo: the right way",
         "get() elsewhere: echo: from another OS thread",
     ),
+    "review_team.py": (
+        "| # | file | lines | without docstring | longest function | nesting | TODOs |",
+        "Asked: Which file should be worked on first?",
+        "Forked in front of that, and asked: Which file can be left as it is?",
+    ),
     "versus_taskgroup.py": (
         "no fault                nothing                                         nothing",
         "killed                  +5 requests, +4 tool calls                      +2 requests, +1 tool call",
@@ -60,19 +68,66 @@ KEY_LINES: dict[str, tuple[str, ...]] = {
 }
 
 
+def run(arguments: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), **environment}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
 @pytest.mark.parametrize("name", KEY_LINES)
 def test_example_prints_its_key_lines(name: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDEVMODE": "1"}
-    command = [sys.executable, str(EXAMPLES / name)]
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    ran = run([str(EXAMPLES / name)], tmp_path, PYTHONDEVMODE="1")
     assert (ran.returncode, ran.stderr) == (0, "")
     lines = ran.stdout.splitlines()
-    assert lines[0] == FIRST_LINE
+    assert lines[0].startswith(FIRST_LINE)
     assert [line for line in KEY_LINES[name] if line not in lines] == []
 
 
 def test_every_example_has_its_key_lines() -> None:
     assert {path.name for path in EXAMPLES.glob("[!_]*.py")} == set(KEY_LINES)
+
+
+def test_killed_review_team_loses_nothing(tmp_path: Path) -> None:
+    ran = run([str(TEAM), "--agents", "5", "--home", str(tmp_path / "home")], tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    killed = re.search(
+        r"^killed at (\d) of 5 reports; resumed in \d\.\d s; 5 reports, 0 lost, 0 twice$", ran.stdout, re.M
+    )
+    assert killed is not None
+    assert int(killed[1]) >= 3
+    before, after = re.findall(r"SHA-256 of the parent's rollout (?:before|after): +(\w{64})$", ran.stdout, re.M)
+    assert before == after
+    resume = re.search(r"CODEX_HOME=(\S+) codex resume (\S+)$", ran.stdout, re.M)
+    assert resume is not None
+    assert [path.name for path in Path(resume[1]).rglob(f"rollout-*-{resume[2]}.jsonl")] != []
+
+
+def test_one_argument_says_which_model_answers(tmp_path: Path) -> None:
+    ran = run([str(TEAM), "--agents", "2", "--model", "_scripted_team:embedded_model"], tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("_scripted_team:embedded_model answers.\n")
+    failed = run([str(TEAM), "--model", "no_such_module:model"], tmp_path)
+    assert failed.returncode == 1
+    assert (
+        failed.stderr.splitlines()[0] == "review_team: --model no_such_module:model: No module named 'no_such_module'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([str(TEAM), "nowhere"], "review_team: the folder {0}/nowhere cannot be read: No such file or directory"),
+        ([str(TEAM), "."], "review_team: there are no Python files in {0}"),
+        ([str(TEAM), "--agents", "0"], "review_team: --agents 0: at least one is needed"),
+        (["-S", str(TEAM)], "review_team: pykka is not installed for {1}; in a virtual environment: pip install -e ."),
+        (["-c", OLD_PYTHON], "review_team: Python 3.11 or newer is needed, and this is 3.9"),
+    ],
+    ids=["no_folder", "no_python_files", "no_agents", "not_installed", "old_python"],
+)
+def test_first_failures_get_one_clear_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+    ran = run(arguments, tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.splitlines() == [says.format(tmp_path, sys.executable)]
 
 
 def test_quickstart_is_fifteen_lines_long() -> None:

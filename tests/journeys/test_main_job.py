@@ -50,8 +50,10 @@ def finish(job: Job) -> list[dict[str, Any]]:
 
 
 def rollouts(job: Job) -> Rollouts:
+    """A file that was made and never written is nobody's: its agent's spawn was not answered."""
     paths = sorted(job.home.glob("sessions/*/*/*/rollout-*.jsonl"))
-    return {path: [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] for path in paths}
+    found = {path: [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] for path in paths}
+    return {path: lines for path, lines in found.items() if lines}
 
 
 def payloads(lines: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
