@@ -48,9 +48,6 @@ from codex_actors.tools.agents import agent_tools
 from codex_actors.tools.files import file_tools
 from codex_actors.tools.tool import ToolError
 
-AT_ONCE = 7
-"""Reviewers at work at once: the lead's `max_agents`."""
-
 LEAD = """You lead a team that reviews Python files. List the files, spawn one reviewer for each, as many at once as you are
 told, wait for all of them, and answer with their rows as one Markdown table."""
 
@@ -63,7 +60,12 @@ def say(kind: str, **facts: Any) -> None:
     print(json.dumps({"kind": kind, **facts}), flush=True)
 
 
-def configs(folder: Path) -> tuple[Config, Config]:
+def at_once(count: int) -> int:
+    """Reviewers at work at once: the lead's `max_agents`."""
+    return min(64, max(7, count // 10))
+
+
+def configs(folder: Path, count: int) -> tuple[Config, Config]:
     """The lead's, and that of its reviewers."""
     list_files, read_file, _ = file_tools(folder)
 
@@ -80,7 +82,7 @@ def configs(folder: Path) -> tuple[Config, Config]:
 
     reviewer = Config(base_instructions=REVIEWER, tools=(read_file, measure), cwd=folder)
     tools = (list_files, *agent_tools({"reviewer": reviewer}))
-    return Config(base_instructions=LEAD, tools=tools, cwd=folder, max_agents=AT_ONCE), reviewer
+    return Config(base_instructions=LEAD, tools=tools, cwd=folder, max_agents=at_once(count)), reviewer
 
 
 def messages_of(new: NewThread, kind: type[UserMessage] | type[AgentMessage]) -> list[str]:
@@ -100,7 +102,7 @@ class Team:
 
     async def start(self, count: int) -> tuple[NewThread, str]:
         """A new lead, and what it is to be told."""
-        return self.led_by(await self.manager.start_thread(self.lead_config)), review_request(count, AT_ONCE)
+        return self.led_by(await self.manager.start_thread(self.lead_config)), review_request(count, at_once(count))
 
     async def resume(self, count: int, lead_path: Path) -> tuple[NewThread, str]:
         """Lead and reviewers as their rollouts have them, and what the lead is to be told. None runs before it is told to."""
@@ -115,7 +117,7 @@ class Team:
                 unheard[new.thread_id] = job
             self.follow(self.reviewer(new.thread, *job))
         say("resumed", agents=len(paths))
-        words = go_on(unheard) if messages_of(lead, UserMessage) else review_request(count, AT_ONCE)
+        words = go_on(unheard) if messages_of(lead, UserMessage) else review_request(count, at_once(count))
         return self.led_by(lead), words
 
     def led_by(self, new: NewThread) -> NewThread:
@@ -228,7 +230,7 @@ def main(home: str, folder: str, count: str, model: str, lead_path: str) -> None
     """Do the job, or resume it; a lead without a rollout was killed before it was told anything."""
     # What happens is written to a pipe from the loop: its reader may let it wait.
     manager = ThreadManager(home, model=model_named(model), config=ManagerConfig(block_warning_s=1.0))
-    team = Team(manager, Path(home), *configs(Path(folder)))
+    team = Team(manager, Path(home), *configs(Path(folder), int(count)))
     asyncio.run(work(team, int(count), Path(lead_path) if Path(lead_path).is_file() else None))
 
 

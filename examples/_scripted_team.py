@@ -18,8 +18,9 @@ from codex_actors.protocol.items import FunctionCall, FunctionCallOutput, Messag
 from codex_actors.rollout.replay import ABORTED
 from codex_actors.rollout.truncation import is_user_message
 
-THINKING_S = 0.01
-"""How long an answer takes: a model elsewhere takes longer."""
+ANSWER_S = 0.005
+READ_CHAR_S = 5e-6
+"""How long an answer takes, and each character of what is new in its prompt. A model elsewhere takes longer."""
 
 GO_ON = "You were cut off. Go on."
 UNHEARD = " These have been cut off with you, or you have not heard of them:"
@@ -61,7 +62,8 @@ def job_of(message: str) -> tuple[int, str]:
 
 
 async def _answer(prompt: Prompt) -> str | list[ResponseItem]:
-    await asyncio.sleep(THINKING_S)
+    new = sum(len(str(item.output)) for item in prompt.input[-2:] if isinstance(item, FunctionCallOutput))
+    await asyncio.sleep(ANSWER_S + READ_CHAR_S * new)
     is_lead = any(spec["name"] == "spawn_agent" for spec in prompt.tools)
     return _lead(prompt.input) if is_lead else _review(prompt.input)
 

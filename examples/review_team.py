@@ -285,7 +285,7 @@ def main() -> None:
     left = kept(job)
     before = len(left.reports)
     print(
-        f"SIGKILL: {before:,} reports are kept, {left.threads - 1 - before} reviewers are cut off. Another process goes on."
+        f"SIGKILL: {before:,} reports are kept; reviewers cut off: {left.threads - 1 - before}. Another process goes on."
     )
     sys.stdout.flush()
     facts = run_to_the_end(job, screen)
