@@ -18,8 +18,8 @@ import codex_actors
 
 FOLDER = Path(codex_actors.__file__).parent
 AGENTS = 12
-FACTS = 42
-"""A worker says about ten lines more in a job that nobody disturbs; the last of them come when all reports are there."""
+FACTS = 36
+"""A worker says about 15 lines more in a job that nobody disturbs; the last of them come when all reports are there."""
 
 SEED = 20251125
 RANDOM = random.Random(SEED)
