@@ -7,12 +7,12 @@ Source: `codex-rs/core/src/tools/handlers/collab.rs`, the tools that take thread
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from codex_actors.config import Config
-from codex_actors.errors import CodexError, InternalAgentDied, InvalidRequest, ThreadNotFound, UnsupportedOperation
+from codex_actors.errors import CodexError, InternalAgentDied, ThreadNotFound, UnsupportedOperation
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.status import AgentStatus, is_final
 from codex_actors.runtime.reply import Reply
@@ -65,19 +65,20 @@ class _Agents:
     async def spawn_agent(self, context: ToolContext, message: str, agent_type: str | None = None) -> dict[str, Any]:
         """Start an agent on a task of its own and return its id at once; it works beside you. `message` is all that it
         knows of its task. When it has finished you are told; `wait_agent` waits for that."""
+        control, text = _control(context), _text(message)
         config = context.config if agent_type is None else self.roles.get(agent_type)
         if config is None:
             raise ToolError(f"unknown agent_type {agent_type!r}; there are: {', '.join(self.roles) or 'none'}")
-        return {"agent_id": await _ask(_control(context).spawn_agent(config, _text(message)))}
+        return {"agent_id": await _ask(lambda: control.spawn_agent(config, text))}
 
     async def send_input(
         self, context: ToolContext, target: str, message: str, interrupt: bool = False
     ) -> dict[str, Any]:
         """Give an agent more input: it joins the turn that runs, or begins a new one. `interrupt` ends that turn first."""
-        control = _control(context)
+        control, agent_id, text = _control(context), _id(target), _text(message)
         if interrupt:
-            await _ask(control.interrupt_agent(target), target)
-        return {"submission_id": await _ask(control.send_input(target, _text(message)), target)}
+            await self.interrupt_agent(context, target)
+        return {"submission_id": await _ask(lambda: control.send_input(agent_id, text), agent_id)}
 
     async def wait_agent(
         self, context: ToolContext, targets: list[str], mode: Literal["any", "all"] = "any", timeout_ms: int = 30_000
@@ -88,29 +89,32 @@ class _Agents:
             raise ToolError("agent ids must be non-empty")
         if timeout_ms <= 0:
             raise ToolError("timeout_ms must be greater than zero")
-        if context.thread_id in targets:
+        control, agent_ids = _control(context), dict.fromkeys(map(_id, targets))
+        if context.thread_id in agent_ids:
             raise ToolError("an agent cannot wait for itself")
-        watches = {target: await _watch(_control(context), target) for target in dict.fromkeys(targets)}
+        watches = {agent_id: await _watch(control, agent_id) for agent_id in agent_ids}
         timed_out = not await _until_final(watches, mode, min(timeout_ms, MAX_WAIT_MS) / 1000)
         return {
-            "status": {target: _status(watch).to_wire() for target, watch in watches.items()},
+            "status": {agent_id: _status(watch).to_wire() for agent_id, watch in watches.items()},
             "timed_out": timed_out,
         }
 
     async def interrupt_agent(self, context: ToolContext, target: str) -> dict[str, Any]:
         """Abort what an agent does now. It stays, and can be given new input."""
-        if target == context.thread_id:
+        control, agent_id = _control(context), _id(target)
+        if agent_id == context.thread_id:
             raise ToolError("an agent cannot interrupt itself")
-        before = await _ask(_control(context).get_status(target), target)
-        await _ask(_control(context).interrupt_agent(target), target)
+        before = await _ask(lambda: control.get_status(agent_id), agent_id)
+        await _ask(lambda: control.interrupt_agent(agent_id), agent_id)
         return {"previous_status": before.to_wire()}
 
     async def close_agent(self, context: ToolContext, target: str) -> dict[str, Any]:
         """End an agent, and all that it has spawned, for good."""
-        if target == context.thread_id:
+        control, agent_id = _control(context), _id(target)
+        if agent_id == context.thread_id:
             raise ToolError("an agent cannot close itself: it ends by finishing its turn")
-        before = await _ask(_control(context).get_status(target), target)
-        await _ask(_control(context).shutdown_agent(target), target)
+        before = await _ask(lambda: control.get_status(agent_id), agent_id)
+        await _ask(lambda: control.shutdown_agent(agent_id), agent_id)
         return {"previous_status": before.to_wire()}
 
     async def list_agents(self, context: ToolContext) -> dict[str, Any]:
@@ -123,7 +127,7 @@ class _Agents:
                     "depth": info.depth,
                     "agent_status": info.status.to_wire(),
                 }
-                for info in await _ask(_control(context).list_agents())
+                for info in await _ask(_control(context).list_agents)
             ]
         }
 
@@ -141,10 +145,18 @@ def _text(message: str) -> str:
     return message
 
 
-async def _ask(reply: Awaitable[R], target: str = "") -> R:
-    """The answer; a failure in words for the model (Codex's, where it has the case)."""
+def _id(target: str) -> ThreadId:
+    """The id as the runtime spells it, however the model does."""
     try:
-        return await reply
+        return ThreadId(target)
+    except ValueError:
+        raise ToolError(f"invalid agent id `{target}`: it is not a UUID") from None
+
+
+async def _ask(call: Callable[[], Awaitable[R]], target: str = "") -> R:
+    """The answer; a failure, also one of the call itself, in words for the model (Codex's, where it has the case)."""
+    try:
+        return await call()
     except ThreadNotFound as error:
         raise ToolError(f"agent with id `{error.thread_id}` not found") from None
     except InternalAgentDied:
@@ -155,23 +167,23 @@ async def _ask(reply: Awaitable[R], target: str = "") -> R:
         raise ToolError(str(error)) from None
 
 
-async def _watch(control: Control, target: str) -> StatusWatch | None:
+async def _watch(control: Control, agent_id: ThreadId) -> StatusWatch | None:
     """None for an agent that is not there."""
-    try:
-        return await control.subscribe_status(target)
-    except ThreadNotFound:
-        return None
-    except InvalidRequest as error:
-        raise ToolError(f"invalid agent id `{target}`: {error}") from None
-    except CodexError as error:
-        raise ToolError(f"collab tool failed: {error}") from None
+
+    async def watch() -> StatusWatch | None:
+        try:
+            return await control.subscribe_status(agent_id)
+        except ThreadNotFound:
+            return None
+
+    return await _ask(watch, agent_id)
 
 
 def _status(watch: StatusWatch | None) -> AgentStatus:
     return AgentStatus.NOT_FOUND if watch is None else watch.status
 
 
-async def _until_final(watches: Mapping[str, StatusWatch | None], mode: str, timeout_s: float) -> bool:
+async def _until_final(watches: Mapping[ThreadId, StatusWatch | None], mode: str, timeout_s: float) -> bool:
     """Whether it came to that in time. An agent that is not there, or ends, has nothing more to do."""
     waiting = [watch for watch in watches.values() if watch is not None and not is_final(watch.status)]
     if not waiting or (mode == "any" and len(waiting) < len(watches)):
@@ -188,6 +200,8 @@ async def _until_final(watches: Mapping[str, StatusWatch | None], mode: str, tim
 
 async def _final(watch: StatusWatch) -> None:
     try:
-        await watch.until(is_final)
+        # Input that came too late for a turn begins the next one as that ends.
+        while not is_final(watch.status):
+            await watch.until(is_final)
     except InternalAgentDied:
         return
