@@ -144,17 +144,19 @@ def last_status(items: Iterable[RolloutItem]) -> AgentStatus:
 
     A turn has completed when the usage of a response without calls was recorded, or by its `task_complete`.
     """
-    status, text, is_answered = AgentStatus.PENDING_INIT, None, False
+    status, text, is_answered, has_calls = AgentStatus.PENDING_INIT, None, False, False
     for item in items:
         match item:
             case ResponseItemLine(payload=Message(role="assistant") as message):
                 text, is_answered = message.text, True
             case ResponseItemLine(payload=payload) if is_user_message(payload):
-                status, text, is_answered = AgentStatus.INTERRUPTED, None, False
+                status, text, is_answered, has_calls = AgentStatus.INTERRUPTED, None, False, False
             case ResponseItemLine(payload=FunctionCall() | CustomToolCall() | LocalShellCall()):
-                is_answered = False
-            case EventMsgLine(payload=TokenCount()) if is_answered:
-                status = AgentStatus.completed(text)
+                has_calls = True  # before or behind what it says
+            case EventMsgLine(payload=TokenCount()):
+                if is_answered and not has_calls:
+                    status = AgentStatus.completed(text)
+                is_answered = has_calls = False
             case EventMsgLine(payload=TaskComplete() | TurnAborted() as end):
                 status = status_after(end) or status
             case _:
