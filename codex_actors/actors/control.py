@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from codex_actors.actors import messages
 from codex_actors.actors.shared import Shared
 from codex_actors.config import Config
-from codex_actors.errors import InvalidRequest, UnsupportedOperation
+from codex_actors.errors import AgentLimitReached, InvalidRequest, UnsupportedOperation
 from codex_actors.protocol.history import SubAgentSource, ThreadSource
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import InputItem
@@ -81,10 +81,12 @@ class AgentTree:
         self._children.setdefault(actor.parent_id, {})[actor.thread_id] = weakref.ref(actor)
 
     def remove(self, actor: ThreadActor) -> None:
-        """An agent has ended."""
+        """An agent has ended. One that was resumed meanwhile stays."""
         children = self._children or {}
         siblings = children.get(actor.parent_id, {})
-        siblings.pop(actor.thread_id, None)
+        ref = siblings.get(actor.thread_id)
+        if ref is not None and ref() in (actor, None):
+            del siblings[actor.thread_id]
         if not siblings:
             children.pop(actor.parent_id, None)
 
@@ -95,6 +97,21 @@ class AgentTree:
     def members(self) -> list[ThreadActor]:
         """All agents that have not ended."""
         return [actor for siblings in (self._children or {}).values() for actor in _alive(siblings)]
+
+    def adopt(self, other: AgentTree, control: AgentControl) -> None:
+        """The agents of another tree are this one's: they were resumed before their parent was."""
+        for actor in other.members():
+            other.remove(actor)
+            actor.control = control
+            self.add(actor)
+            if actor.thread_id in other.at_work:
+                self.works(actor)
+        other.at_work = NOBODY
+
+    def refusal(self, config: Config) -> AgentLimitReached | None:
+        """Why no further agent may be at work; `config` counts in a tree without a root."""
+        most, used = (self.limits or config).max_agents, len(self.at_work)
+        return AgentLimitReached(most, used) if used >= most else None
 
 
 def _alive(refs: Mapping[ThreadId, weakref.ref[ThreadActor]]) -> list[ThreadActor]:

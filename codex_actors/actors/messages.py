@@ -194,6 +194,11 @@ class CancelRun(Message[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class InterruptAgent(Message[None]):
+    """The turn of this agent's parent was interrupted: its own is, too, and those of its agents."""
+
+
+@dataclass(frozen=True, slots=True)
 class TakeNotice(Message[None]):
     """Tell the model, with its next request, how an agent of this thread has fared."""
 

@@ -198,11 +198,12 @@ class ThreadRecord:
 
     def refuse(self, error: RolloutError) -> None:
         """Fail the replies that wait for lines which could not be written; their events go on waiting."""
-        waiting = deque(self._outbox or ())
+        waiting = list(self._outbox or ())
+        # First: who is told may end the thread, and so put more into the outbox.
+        self._outbox = deque(entry for entry in waiting if not isinstance(entry[1], Answer)) or None
         for _, effect in waiting:
             if isinstance(effect, Answer):
                 effect.reply.fail(error)
-        self._outbox = deque(entry for entry in waiting if not isinstance(entry[1], Answer)) or None
 
     def give_up(self) -> list[Effect]:
         """The effects that cannot be shown any more; the outbox is empty then."""

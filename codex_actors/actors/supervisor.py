@@ -19,7 +19,6 @@ from codex_actors.actors.thread import ThreadActor
 from codex_actors.config import Config
 from codex_actors.errors import (
     AgentDepthLimitReached,
-    AgentLimitReached,
     InvalidRequest,
     SessionConfiguredNotFirstEvent,
     ThreadNotFound,
@@ -28,7 +27,7 @@ from codex_actors.errors import (
 from codex_actors.protocol.events import Event, SessionConfigured
 from codex_actors.protocol.history import New, Resumed, SubAgentSource, ThreadSource
 from codex_actors.protocol.ids import INITIAL_SUBMIT_ID, ThreadId
-from codex_actors.protocol.ops import Interrupt, Shutdown, Submission, UserInput
+from codex_actors.protocol.ops import Shutdown, Submission, UserInput
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.replay import session_meta
 from codex_actors.runtime.actor import LATER, LoopActor, answer, answer_with
@@ -100,6 +99,8 @@ class SupervisorActor(LoopActor):
         self.shared = shared
         self._threads, self._removed, self._births = registry.listed, registry.removed, registry.births
         self._leaving = registry.leaving
+        self._orphans: weakref.WeakValueDictionary[ThreadId, AgentControl] = weakref.WeakValueDictionary()
+        """By the parent that does not live here: the control of the agents that were resumed without it."""
         self._services = services
         self._close = close
         self._born: Callable[[SupervisorActor], None] | None = born
@@ -125,7 +126,7 @@ class SupervisorActor(LoopActor):
             case messages.ThreadEnded():
                 return self._forget(message)
             case messages.ThreadInterrupted():
-                return self._take_along(message, Interrupt())
+                return self._take_along(message, messages.InterruptAgent())
             case messages.AgentFinished():
                 return self._tell_parent(message)
             case messages.SendOp():
@@ -140,7 +141,7 @@ class SupervisorActor(LoopActor):
             case messages.ListThreads():
                 return list(self._threads)
             case messages.ListAgents():
-                return _infos(message.agent_control)
+                return self._infos(message.agent_control)
             case messages.SpawnAgent():
                 self._spawn_agent(message)
                 return LATER
@@ -201,6 +202,9 @@ class SupervisorActor(LoopActor):
         born: list[ThreadActor] = []
         ThreadActor.start(self.shared, thread_id, control, source, is_agent, born.append)
         actor = born[0]
+        orphans = self._orphans.pop(thread_id, None)
+        if orphans is not None:
+            control.tree.adopt(orphans.tree, control)
         configured: Reply[Event] = Reply(self.pump)
         self._births[thread_id] = Birth(actor, configured, [told])
         ref = self.actor_ref
@@ -210,14 +214,17 @@ class SupervisorActor(LoopActor):
         actor.actor_inbox.put(Letter(configure, configured))
 
     def _place(self, message: messages.SpawnThread) -> tuple[ThreadSource, AgentControl]:
-        """Where the thread stands: an agent that is resumed beside its parent is in the parent's tree again."""
-        history = message.initial_history
+        """Where the thread stands: an agent stands in its parent's tree, whoever spawns or resumes it."""
+        history, source = message.initial_history, message.session_source
         meta = session_meta(history.get_rollout_items()) if isinstance(history, Resumed) else None
-        if meta is None or meta.parent_thread_id is None:
-            return message.session_source, message.agent_control
-        source = SubAgentSource(parent_thread_id=meta.parent_thread_id, depth=meta.depth or 1)
-        parent = self._actor(meta.parent_thread_id)
-        return source, message.agent_control if parent is None else parent.control
+        if meta is not None and meta.parent_thread_id is not None:
+            source = SubAgentSource(parent_thread_id=meta.parent_thread_id, depth=meta.depth or 1)
+        if not isinstance(source, SubAgentSource):
+            return source, message.agent_control
+        parent = self._actor(source.parent_thread_id)
+        if parent is not None:
+            return source, parent.control
+        return source, self._orphans.setdefault(source.parent_thread_id, message.agent_control)
 
     def _alive(self, history: Resumed) -> CodexThread | Birth | None:
         """The thread that a resume names, where it lives here; a removed one is listed again."""
@@ -246,23 +253,25 @@ class SupervisorActor(LoopActor):
 
     def _actor(self, thread_id: ThreadId) -> ThreadActor | None:
         """A thread that has not ended, listed or not."""
-        thread = self._threads.get(thread_id) or self._removed.get(thread_id)
+        birth, thread = self._births.get(thread_id), self._threads.get(thread_id) or self._removed.get(thread_id)
         actor = self._leaving.get(thread_id) if thread is None else thread._actor
+        actor = actor if birth is None else birth.actor
         return None if actor is None or actor.has_ended else actor
 
     def _check_limits(self, config: Config, source: ThreadSource, tree: AgentTree, *, is_agent: bool) -> ThreadSource:
         """The source with the depth that it really has."""
-        limits = tree.limits or config
         if isinstance(source, SubAgentSource):
             parent = self._actor(source.parent_thread_id)
             if parent is None:
                 raise ThreadNotFound(source.parent_thread_id)
             depth = max(source.depth, parent.depth + 1)
-            if depth > limits.max_depth:
-                raise AgentDepthLimitReached(limits.max_depth, depth)
+            most = (tree.limits or config).max_depth
+            if depth > most:
+                raise AgentDepthLimitReached(most, depth)
             source = source.model_copy(update={"depth": depth})
-        if (is_agent or isinstance(source, SubAgentSource)) and len(tree.at_work) >= limits.max_agents:
-            raise AgentLimitReached(limits.max_agents, len(tree.at_work))
+        refusal = tree.refusal(config) if is_agent or isinstance(source, SubAgentSource) else None
+        if refusal is not None:
+            raise refusal
         return source
 
     def _file(self, thread_id: ThreadId) -> None:
@@ -313,7 +322,7 @@ class SupervisorActor(LoopActor):
             error = accepted.error()
             if error is not None:
                 threads.pop(thread_id, None)
-                actor.shut_down()
+                actor.withdraw()
                 answer_with(reply, error)
             else:
                 answer(reply, thread_id)
@@ -343,7 +352,7 @@ class SupervisorActor(LoopActor):
 
     def _shut_down(self, thread_id: ThreadId) -> Any:
         actor = self._thread(thread_id)._actor
-        actor.actor_inbox.put(Letter(messages.SubmitOp(Submission(id=str(self.shared.clock.uuid7()), op=Shutdown()))))
+        actor.actor_inbox.put(unheeded(self._shutdown()))
         reply, cell = self.reply_to, actor.cell
         if reply is not None:
             cell.wait(lambda: cell.ended is not None and reply.answer(cell.ended))
@@ -362,19 +371,21 @@ class SupervisorActor(LoopActor):
             return None
         return thread
 
-    def _take_along(self, message: messages.ThreadInterrupted | messages.ThreadEnded, op: Interrupt | Shutdown) -> None:
+    def _take_along(self, message: messages.ThreadInterrupted | messages.ThreadEnded, fate: Any) -> None:
         """The agents of a thread share its fate; each takes its own agents along in turn."""
         for child in message.agent_control.tree.children_of(message.thread_id):
-            submission = Submission(id=str(self.shared.clock.uuid7()), op=op)
-            child.actor_inbox.put(unheeded(messages.SubmitOp(submission)))
+            child.actor_inbox.put(unheeded(fate))
+
+    def _shutdown(self) -> messages.SubmitOp:
+        return messages.SubmitOp(Submission(id=str(self.shared.clock.uuid7()), op=Shutdown()))
 
     def _tell_parent(self, message: messages.AgentFinished) -> None:
         parent = self._actor(message.parent_thread_id)
         if parent is not None:  # with a parent that has ended there is nobody left to tell
-            parent.actor_inbox.put(Letter(messages.TakeNotice(message.thread_id, message.status)))
+            parent.actor_inbox.put(unheeded(messages.TakeNotice(message.thread_id, message.status)))
 
     def _forget(self, message: messages.ThreadEnded) -> None:
-        self._take_along(message, Shutdown())
+        self._take_along(message, self._shutdown())
         thread_id = message.thread_id
         thread = self._threads.get(thread_id)
         if thread is not None and thread._actor.has_ended:
@@ -386,15 +397,16 @@ class SupervisorActor(LoopActor):
         if actor is not None and actor.has_ended:
             self._leaving.pop(thread_id, None)
 
+    def _infos(self, control: AgentControl) -> tuple[AgentInfo, ...]:
+        whose = None if control.thread_id is None else self._actor(control.thread_id)
+        tree = control.tree if whose is None else whose.control.tree  # it may have been adopted since
+        return tuple(
+            AgentInfo(actor.thread_id, actor.parent_id, actor.depth, actor.cell.status) for actor in tree.members()
+        )
+
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _stop(self) -> Any:
         """pykka's stop, and so `ActorRegistry.stop_all()`: as the manager's `close()`."""
         self._close(self.reply_to)
         return LATER
-
-
-def _infos(control: AgentControl) -> tuple[AgentInfo, ...]:
-    return tuple(
-        AgentInfo(actor.thread_id, actor.parent_id, actor.depth, actor.cell.status) for actor in control.tree.members()
-    )

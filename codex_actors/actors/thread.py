@@ -97,9 +97,11 @@ class ThreadActor(LoopActor):
         self._released = False
         self._is_unreported = False
         self._awaits_input = awaits_input
+        self._is_cut = False
         self._term = 0
         if self.is_agent:
             control.tree.add(self)
+        if awaits_input:  # what is resumed is not at work before it is given input
             control.tree.works(self)
 
     def _start_actor_loop(self) -> None:
@@ -140,6 +142,9 @@ class ThreadActor(LoopActor):
                 return self._configure(message)
             case messages.CancelRun():
                 self._cancel_run(message.submission_id)
+            case messages.InterruptAgent():
+                self._is_cut = self._awaits_input  # a newborn's turn is interrupted as soon as it begins
+                self._interrupt(is_along=True)
             case messages.TakeNotice():
                 self._take_notice(message)
             case messages.GiveHistory():
@@ -212,12 +217,21 @@ class ThreadActor(LoopActor):
         return LATER
 
     def _take_in(self, accepted: Accepted) -> None:
-        if self.turn is None:
-            # What was accepted before the thread was loaded stands in front of it.
-            waiting = [] if self._waiting is None else self._waiting.take_inputs()
-            self._begin_turn(accepted.submission_id, accepted.context, [*waiting, accepted])
-        else:
+        if self.turn is not None:
             self._wait().add(accepted, self.shared.config.ask_timeout_s)
+            return
+        tree = self.control.tree
+        refusal = tree.refusal(self.config) if self.is_agent and self.thread_id not in tree.at_work else None
+        if refusal is not None:
+            accepted.fail(refusal)
+            return
+        # What was accepted before the thread was loaded stands in front of it.
+        waiting = [] if self._waiting is None else self._waiting.take_inputs()
+        self._begin_turn(accepted.submission_id, accepted.context, [*waiting, accepted])
+        self._awaits_input = False
+        if self._is_cut:
+            self._is_cut = False
+            self._interrupt()
 
     def _wait(self) -> Waiting:
         if self._waiting is None:
@@ -229,15 +243,18 @@ class ThreadActor(LoopActor):
         if self.turn is not None and (waits or submission_id in self.turn.submission_ids):
             self._interrupt()
 
-    def _interrupt(self) -> None:
-        """Abort what was sent before. What the task has already told has happened; its deltas are dropped."""
+    def _interrupt(self, *, is_along: bool = False) -> None:
+        """Abort what was sent before. What the task has already told has happened; its deltas are dropped. The thread's
+        agents are interrupted with it; those of an idle one only when it `is_along` itself."""
         for step in self.actor_inbox.take_steps():
             if not isinstance(step[1], DELTA_STEPS):
                 self.on_step(step)
-        if self.turn is None:
+        if self.turn is not None:
+            self._close_calls(self.turn, INTERRUPTED)  # first: nothing comes between a call and its output
+            self._take_waiting(self.turn)
+            self._end_turn(aborted="interrupted")
+        elif not is_along:
             return
-        self._take_waiting(self.turn)
-        self._end_turn(aborted="interrupted")
         self.control.tell(messages.ThreadInterrupted(self.thread_id, self.control))
 
     def _take_notice(self, message: messages.TakeNotice) -> None:
@@ -247,7 +264,12 @@ class ThreadActor(LoopActor):
             self._record_notices()
 
     def _record_notices(self) -> None:
-        for notice in [] if self._waiting is None else self._waiting.take_notices():
+        notices = [] if self._waiting is None else self._waiting.take_notices()
+        if notices and self._birth is not None and self._birth.owed:
+            # First: in the file, too, nothing comes between a call and its output.
+            self.record.add(*self._birth.owed)
+            self._birth.owed = ()
+        for notice in notices:
             self.record.add_item(notice)
 
     def _roll_back(self, submission_id: str, num_turns: int) -> None:
@@ -460,6 +482,11 @@ class ThreadActor(LoopActor):
         self._released = False
         self._term += 1
         return self._term
+
+    def withdraw(self) -> None:
+        """Its first input was refused: it never was an agent, and its parent is told nothing of it."""
+        self._is_unreported = False
+        self.stop_now()
 
     def shut_down(self) -> None:
         """End: no turn runs, everything is recorded; who watches learns it when that is kept."""

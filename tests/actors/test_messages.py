@@ -65,6 +65,7 @@ EXAMPLES: list[messages.Message[Any]] = [
     messages.ThreadInterrupted(THREAD_ID, AgentControl(None, None)),
     messages.AgentFinished(THREAD_ID, THREAD_ID, AgentStatus.completed("x")),
     messages.ListAgents(AgentControl(None, None)),
+    messages.InterruptAgent(),
     messages.TakeNotice(THREAD_ID, AgentStatus.INTERRUPTED),
     messages.Configure(CONFIG, New(), SOURCE, "small", Path("/home")),
     messages.SubmitOp(submission(Interrupt())),
