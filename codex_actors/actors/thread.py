@@ -98,6 +98,7 @@ class ThreadActor(LoopActor):
         self._is_unreported = False
         self._awaits_input = awaits_input
         self._is_cut = False
+        self._is_withdrawn = False
         self._term = 0
         if self.is_agent:
             control.tree.add(self)
@@ -459,7 +460,7 @@ class ThreadActor(LoopActor):
         self._is_unreported = False
         if self.parent_id is not None:
             told = messages.AgentFinished(self.parent_id, self.thread_id, status)
-            self.record.show(partial(self.control.tell, told))
+            self.record.show(lambda: None if self._is_withdrawn else self.control.tell(told))
 
     def _close_calls(self, turn: Turn, text: str) -> None:
         """No way out of a turn leaves a call without its output."""
@@ -485,7 +486,7 @@ class ThreadActor(LoopActor):
 
     def withdraw(self) -> None:
         """Its first input was refused: it never was an agent, and its parent is told nothing of it."""
-        self._is_unreported = False
+        self._is_withdrawn = True
         self.stop_now()
 
     def shut_down(self) -> None:
