@@ -29,6 +29,7 @@ from codex_actors.model.scripted import Gate
 from codex_actors.protocol.events import ItemStarted
 from codex_actors.protocol.history import SubAgentSource
 from codex_actors.protocol.items import FunctionCall, FunctionCallOutput, Message, ResponseItem
+from codex_actors.protocol.status import is_final
 from codex_actors.rollout.reader import get_rollout_history
 from codex_actors.rollout.replay import model_history
 from codex_actors.rollout.truncation import is_user_message
@@ -765,6 +766,50 @@ def test_child_that_a_host_spawns_is_in_its_parents_tree() -> None:
             assert (await watch.ended()).reason == "shutdown"
 
     run(main())
+
+
+def test_finished_agents_of_one_turn_take_no_permits() -> None:
+    async def main() -> None:
+        cycles: list[Any] = []
+        for number in range(200):
+            cycles += [spawn(f"child {number}"), lambda prompt: [call("wait_agent", targets=spawned(prompt)[-1:])]]
+        team = Team(root=cycles)
+        async with ThreadManager(model=team.model) as manager:
+            root = (await manager.start_thread(Config(tools=TOOLS, max_agents=1))).thread
+            seen = outputs((await root.run("root")).items)
+            assert [list(each["status"].values()) for each in seen[1::2]] == [
+                [{"completed": f"did child {number}"}] for number in range(200)
+            ]
+
+    run(main())
+
+
+@pytest.mark.slow
+def test_ten_thousand_agents_finish_without_a_refusal() -> None:
+    async def main() -> None:
+        async with ThreadManager(model=ScriptedModel(lambda prompt: "done")) as manager:
+            root = (await manager.start_thread(Config(max_agents=4))).thread
+            await root.run("root")
+            control, source = manager.agent_control(), SubAgentSource(parent_thread_id=root.thread_id, depth=1)
+
+            async def cycle(times: int) -> None:
+                for _ in range(times):
+                    thread = await manager.get_thread(await control.spawn_agent(Config(), "child", source=source))
+                    await thread.watch_status().until(is_final)
+
+            await asyncio.gather(*(cycle(2_500) for _ in range(4)))
+            await settle(manager)
+            assert notices(root._actor.record.history) == [{"completed": "done"}] * 10_000
+            assert root._actor.control.tree.at_work == set()
+            await root.submit(Shutdown())
+            await root.watch_status().ended()
+
+    async def limited() -> None:
+        async with asyncio.timeout(300):
+            await main()
+
+    with no_leaks():
+        asyncio.run(limited())
 
 
 # --- resume --------------------------------------------------------------------------------------------------------
