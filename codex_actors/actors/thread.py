@@ -6,8 +6,6 @@ it and tells each step; a step of a turn that has ended is dropped.
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,13 +18,12 @@ from codex_actors.actors.record import Answer, Effect, ThreadRecord
 from codex_actors.actors.shared import Shared
 from codex_actors.actors.steps import commit
 from codex_actors.actors.turn_state import Accepted, Turn
-from codex_actors.actors.turn_task import DELTA_STEPS, TakeInput, TurnEnded, drive_turn
-from codex_actors.actors.waiting import Waiting, acknowledge, notice_of
+from codex_actors.actors.turn_task import DELTA_STEPS, TakeInput, TurnEnded
+from codex_actors.actors.turns import INTERRUPTED, begin_turn, close_calls, end_turn, prompt_of, take_waiting
+from codex_actors.actors.waiting import Waiting, notice_of
 from codex_actors.actors.watchers import Watchers
 from codex_actors.config import Config
-from codex_actors.context import context_changes
 from codex_actors.errors import InternalAgentDied, RolloutError
-from codex_actors.model.provider import Prompt
 from codex_actors.protocol.events import (
     Error,
     Event,
@@ -34,10 +31,7 @@ from codex_actors.protocol.events import (
     SessionConfigured,
     ShutdownComplete,
     TaskComplete,
-    TaskStarted,
     ThreadRolledBack,
-    TokenUsage,
-    TurnAborted,
     Warning,
 )
 from codex_actors.protocol.history import Forked, SubAgentSource, ThreadSource
@@ -49,12 +43,7 @@ from codex_actors.rollout.truncation import drop_last_n_user_turns
 from codex_actors.runtime.actor import LATER, LoopActor
 from codex_actors.runtime.status_watch import StatusCell
 from codex_actors.runtime.streams import EventStream
-from codex_actors.tools.tool import ToolContext
-from codex_actors.tools.toolbox import Toolbox, done
-from codex_actors.turn import TurnResult
-
-INTERRUPTED = "aborted by user"
-"""The output of a call that an interrupt cut. Source: `tools/parallel.rs`."""
+from codex_actors.tools.toolbox import Toolbox
 
 Phase = Literal["starting", "idle", "running", "stopping", "ended"]
 
@@ -91,11 +80,11 @@ class ThreadActor(LoopActor):
         self.watchers = Watchers(shared.pump)
         self.record = ThreadRecord(shared, self.watchers, self)
         self._born: Callable[[ThreadActor], None] | None = born
-        self._birth: Birth | None = None
-        self._waiting: Waiting | None = None
-        self._toolbox: Toolbox | None = None
-        self._released = False
-        self._is_unreported = False
+        self.birth: Birth | None = None
+        self.waiting: Waiting | None = None
+        self.toolbox: Toolbox | None = None
+        self.is_released = False
+        self.is_unreported = False
         self._awaits_input = awaits_input
         self._is_cut = False
         self._is_withdrawn = False
@@ -175,12 +164,12 @@ class ThreadActor(LoopActor):
         if birth.meta is not None:
             record.begin(birth.meta)
         if birth.pending:
-            self._waiting = Waiting(record, self.pump, map(Accepted.found, birth.pending))
-        self._birth = birth
+            self.waiting = Waiting(record, self.pump, map(Accepted.found, birth.pending))
+        self.birth = birth
         self.watchers.cell.status = birth.status
         self.phase = "idle"
         if not self._awaits_input:
-            self._rest()
+            self.rest()
         event = Event(INITIAL_SUBMIT_ID, birth.configured)
         if birth.warning is not None:
             self.pump.after(
@@ -227,20 +216,20 @@ class ThreadActor(LoopActor):
             accepted.fail(refusal)
             return
         # What was accepted before the thread was loaded stands in front of it.
-        waiting = [] if self._waiting is None else self._waiting.take_inputs()
-        self._begin_turn(accepted.submission_id, accepted.context, [*waiting, accepted])
+        waiting = [] if self.waiting is None else self.waiting.take_inputs()
+        begin_turn(self, accepted.submission_id, accepted.context, [*waiting, accepted])
         self._awaits_input = False
         if self._is_cut:
             self._is_cut = False
             self._interrupt()
 
     def _wait(self) -> Waiting:
-        if self._waiting is None:
-            self._waiting = Waiting(self.record, self.pump)
-        return self._waiting
+        if self.waiting is None:
+            self.waiting = Waiting(self.record, self.pump)
+        return self.waiting
 
     def _cancel_run(self, submission_id: str) -> None:
-        waits = self._waiting is not None and self._waiting.holds(submission_id)
+        waits = self.waiting is not None and self.waiting.holds(submission_id)
         if self.turn is not None and (waits or submission_id in self.turn.submission_ids):
             self._interrupt()
 
@@ -251,9 +240,9 @@ class ThreadActor(LoopActor):
             if not isinstance(step[1], DELTA_STEPS):
                 self.on_step(step)
         if self.turn is not None:
-            self._close_calls(self.turn, INTERRUPTED)  # first: nothing comes between a call and its output
-            self._take_waiting(self.turn)
-            self._end_turn(aborted="interrupted")
+            close_calls(self, self.turn, INTERRUPTED)  # first: nothing comes between a call and its output
+            take_waiting(self, self.turn)
+            end_turn(self, aborted="interrupted")
         elif not is_along:
             return
         self.control.tell(messages.ThreadInterrupted(self.thread_id, self.control))
@@ -262,14 +251,15 @@ class ThreadActor(LoopActor):
         """An idle thread records it, unless it has recorded nothing yet; a running one does before its next request."""
         self._wait().notices.append(notice_of(message.thread_id, message.status))
         if self.turn is None and self.phase == "idle" and self.record.is_begun:
-            self._record_notices()
+            self.record_notices()
 
-    def _record_notices(self) -> None:
-        notices = [] if self._waiting is None else self._waiting.take_notices()
-        if notices and self._birth is not None and self._birth.owed:
+    def record_notices(self) -> None:
+        """Make the notices that wait part of the history."""
+        notices = [] if self.waiting is None else self.waiting.take_notices()
+        if notices and self.birth is not None and self.birth.owed:
             # First: in the file, too, nothing comes between a call and its output.
-            self.record.add(*self._birth.owed)
-            self._birth.owed = ()
+            self.record.add(*self.birth.owed)
+            self.birth.owed = ()
         for notice in notices:
             self.record.add_item(notice)
 
@@ -288,110 +278,7 @@ class ThreadActor(LoopActor):
             self.record.add(event)
         self.record.show(Event(submission_id, event))
 
-    # --- a turn ----------------------------------------------------------------------------------------------------
-
-    def _begin_turn(self, turn_id: str, context: contextvars.Context | None, inputs: list[Accepted]) -> None:
-        turn = self.turn = Turn(turn_id, context, inputs[-1].schema, 0)
-        self.phase = "running"
-        self._is_unreported = True
-        if self.is_agent:
-            self.control.tree.works(self)
-        self.shared.watchdog.watch()
-        limit_s = self.shared.config.turn_timeout_s
-        turn.expire = partial(self._expire_turn, turn, limit_s)
-        self.pump.deadlines(limit_s).set(turn.expire)
-        self.emit(turn, made(TaskStarted, turn_id=turn_id))
-        history = self.record.history
-        lines: list[Any] = []
-        birth, self._birth = self._birth, None
-        if birth is not None:
-            changes = context_changes(self.config, history, cwd=self.cwd)
-            history += changes
-            lines += [*birth.owed, *changes]
-        if self._waiting is not None and self._waiting.notices:
-            notices = self._waiting.take_notices()
-            history += notices
-            lines += notices
-        for accepted in inputs:
-            lines += self._history_lines(turn, accepted)
-        lines.append(self.shared.turn_context(self.config, self.model, turn.schema, self.cwd))
-        turn.first = len(history)
-        self.record.add(*lines)
-        for accepted in inputs:
-            self._taken(turn, accepted)
-        # Outside the handler: under an eager task factory the task begins to run where it is made.
-        self.pump.after(lambda: self._launch(turn))
-
-    def _history_lines(self, turn: Turn, accepted: Accepted) -> list[Any]:
-        item = accepted.message()
-        self.record.history.append(item)
-        turn.submission_ids.append(accepted.submission_id)
-        if accepted.result is not None:
-            turn.results.append(accepted.result)
-        accepted.told = accepted.event()
-        return [accepted.item_line(item), accepted.told]
-
-    def _taken(self, turn: Turn, accepted: Accepted) -> None:
-        acknowledge(self.record, accepted)
-        if accepted.told is not None:
-            self.emit(turn, accepted.told)
-
-    def _take_waiting(self, turn: Turn) -> None:
-        """Take all that waits into the turn: its next model request sees it."""
-        if self._waiting is None:
-            return
-        self._record_notices()
-        for accepted in self._waiting.take_inputs():
-            self.record.add(*self._history_lines(turn, accepted))
-            self._taken(turn, accepted)
-
-    def _launch(self, turn: Turn) -> None:
-        """Whatever a host's tools and task factory do here is the turn's failure."""
-        if self.turn is not turn:
-            return
-        coroutine = None
-        try:
-            toolbox = self._tools()
-            control = self.control.of(self.thread_id, self.depth) if self.config.tools else self.control
-            context = ToolContext(self.thread_id, turn.id, "", control, self.config)
-            coroutine = drive_turn(self.shared, self, turn.id, self._prompt(turn), toolbox, context)
-            # An empty context is false, and still the client's.
-            context_of_turn = self.pump.context.copy() if turn.context is None else turn.context
-            turn.context = None
-            turn.task = self.pump.loop.create_task(coroutine, context=context_of_turn)
-        except Exception as error:
-            if coroutine is not None:
-                coroutine.close()
-            self._end_turn(error=f"the turn task could not be started: {error}", finished=True)
-            return
-        self.shared.turns.add(turn.task)
-        turn.task.add_done_callback(partial(self._left, turn))
-
-    def _left(self, turn: Turn, task: asyncio.Task[None]) -> None:
-        self.shared.turns.discard(task)
-        if task.cancelled():  # from outside, before its first step: it could not tell of its end
-            error = f"the turn of thread {self.thread_id} was cancelled from outside the runtime"
-            self.actor_inbox.put_step(self, (turn.id, TurnEnded(error)))
-
-    def _expire_turn(self, turn: Turn, limit_s: float) -> None:
-        if self.turn is turn:
-            self._end_turn(error=f"the turn did not finish within {limit_s:g} s")
-
-    def _tools(self) -> Toolbox:
-        if self._toolbox is None:
-            self._toolbox = self.shared.toolbox(self.config.tools)
-        return self._toolbox
-
-    def _prompt(self, turn: Turn) -> Prompt:
-        return Prompt(
-            thread_id=self.thread_id,
-            model=self.model,
-            instructions=self.config.base_instructions,
-            input=tuple(self.record.history),
-            tools=self._tools().specs,
-            parallel_tool_calls=True,
-            output_schema=turn.schema,
-        )
+    # --- its turn (see `turns`) --------------------------------------------------------------------------------------
 
     def on_step(self, told: tuple[str, Any]) -> None:
         """Commit a step of the running turn; a stale one is dropped. Runs in: the loop's OS thread."""
@@ -400,11 +287,11 @@ class ThreadActor(LoopActor):
         if turn is None or turn.id != turn_id:
             return
         if isinstance(step, TurnEnded):
-            self._end_turn(error=step.error, finished=True)
+            end_turn(self, error=step.error, finished=True)
         elif isinstance(step, TakeInput):
-            self._take_waiting(turn)
+            take_waiting(self, turn)
             if not step.prompt.done():
-                step.prompt.set_result(self._prompt(turn))
+                step.prompt.set_result(prompt_of(self, turn))
         else:
             commit(self, turn, step)
 
@@ -412,60 +299,18 @@ class ThreadActor(LoopActor):
         """Show an event of the turn, behind what was recorded before it."""
         self.record.show(Event(turn.id, msg))
 
-    def _end_turn(self, *, error: str | None = None, aborted: str | None = None, finished: bool = False) -> None:
-        """Give the turn its one end, and what is left its own turn. A task that has not `finished` is cancelled."""
-        turn = self.turn
-        assert turn is not None
-        self._close_calls(turn, INTERRUPTED if aborted else "aborted")
-        self.turn = None
-        self._rest()
-        self.shared.watchdog.unwatch()
-        if aborted is not None:
-            event: EventMsg = made(TurnAborted, turn_id=turn.id, reason=aborted)
-            status = AgentStatus.INTERRUPTED
-            self.record.add(event)
-        else:
-            if error is not None:
-                self.emit(turn, Error(message=error))
-            event = made(TaskComplete, turn_id=turn.id, last_agent_message=turn.text, error=error)
-            status = AgentStatus.completed(turn.text) if error is None else AgentStatus.errored(error)
-        self.emit(turn, event)
-        self._record_notices()
-        if aborted is None:
-            self._report(status)
-        if turn.results:
-            items = tuple(self.record.history[turn.first :])
-            result = TurnResult(turn.id, turn.text, items, turn.usage or TokenUsage(), status, error)
-            for reply in turn.results:
-                self.record.show(Answer(reply, result))
-        if turn.expire is not None:
-            self.pump.deadlines(self.shared.config.turn_timeout_s).discard(turn.expire)
-            turn.expire = None  # it holds the turn: a cycle
-        if turn.task is not None and not finished:
-            turn.task.cancel()
-        inputs = [] if self._waiting is None else self._waiting.take_inputs()
-        if inputs:
-            self._begin_turn(inputs[0].submission_id, inputs[0].context, inputs)
-        elif self._released:
-            self.shut_down()
-
-    def _rest(self) -> None:
+    def rest(self) -> None:
         """Idle: no longer among the agents at work."""
         self.phase = "idle"
         if self.is_agent:
             self.control.tree.rests(self)
 
-    def _report(self, status: AgentStatus) -> None:
+    def report(self, status: AgentStatus) -> None:
         """Tell the parent how a turn ended, once, when that is kept."""
-        self._is_unreported = False
+        self.is_unreported = False
         if self.parent_id is not None:
             told = messages.AgentFinished(self.parent_id, self.thread_id, status)
             self.record.show(lambda: None if self._is_withdrawn else self.control.tell(told))
-
-    def _close_calls(self, turn: Turn, text: str) -> None:
-        """No way out of a turn leaves a call without its output."""
-        for call in list(turn.open_calls):
-            commit(self, turn, done(call, text, success=False))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -473,14 +318,14 @@ class ThreadActor(LoopActor):
         """Nobody holds the removed thread any more: it ends behind what was accepted. Runs in: the loop's OS thread."""
         if term != self._term:  # taken back since
             return
-        self._released = True
+        self.is_released = True
         if self.phase == "idle":
             self.shut_down()
 
     def take_back(self) -> int:
         """Somebody wants a released thread again before it has ended; returns the term of the new handle, whose release
         alone counts from now on."""
-        self._released = False
+        self.is_released = False
         self._term += 1
         return self._term
 
@@ -496,12 +341,12 @@ class ThreadActor(LoopActor):
     def _leave(self, ended: Ended, *last: Effect) -> None:
         if self.phase in ("stopping", "ended"):
             return
-        self._rest()
+        self.rest()
         self.phase = "stopping"
         for effect in last:
             self.record.show(effect)
-        if self._is_unreported:
-            self._report(AgentStatus.SHUTDOWN)
+        if self.is_unreported:
+            self.report(AgentStatus.SHUTDOWN)
         self.record.show(lambda: self._ended(ended))
         self.actor_stopped.set()
         self._finish()
@@ -523,18 +368,18 @@ class ThreadActor(LoopActor):
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
         """A handler raised: this thread ends, in order, and no other."""
         message = f"{getattr(exception_type, '__name__', 'error')}: {exception_value}"
-        self._released = False
-        waiting = [] if self._waiting is None else self._waiting.take_inputs()
+        self.is_released = False
+        waiting = [] if self.waiting is None else self.waiting.take_inputs()
         turn = self.turn
         results = [] if turn is None else turn.results
         last: tuple[Effect, ...] = ()
         try:
             if turn is not None:
                 turn.results = []
-                self._end_turn(error=message)
+                end_turn(self, error=message)
             else:
                 last = (Event(INITIAL_SUBMIT_ID, Error(message=message)),)
-                self._report(AgentStatus.errored(message))
+                self.report(AgentStatus.errored(message))
         except Exception:
             if turn is not None:  # its end failed, too: the least that watchers are owed
                 self.turn = None
@@ -570,7 +415,7 @@ class ThreadActor(LoopActor):
         if turn is not None:
             for reply in turn.results:
                 reply.fail(error)
-            self._end_turn(error=str(error))
+            end_turn(self, error=str(error))
 
     def _event_id(self) -> str:
         return INITIAL_SUBMIT_ID if self.turn is None else self.turn.id

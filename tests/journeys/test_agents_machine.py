@@ -401,7 +401,7 @@ class AgentsMachine(RuleBasedStateMachine):
             actor = agent.actor()
             if actor is None or agent.state == "ended":
                 continue
-            waiting = [] if actor._waiting is None else actor._waiting.notices
+            waiting = [] if actor.waiting is None else actor.waiting.notices
             if not agent.is_running:
                 assert waiting == []
             assert Counter(notices([*actor.record.history, *waiting])) == Counter(agent.told)

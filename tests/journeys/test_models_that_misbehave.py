@@ -425,7 +425,7 @@ def test_thread_whose_handler_fails_twice_still_ends(monkeypatch: pytest.MonkeyP
         def no_end(*_args: Any, **_options: Any) -> None:
             raise OSError("no end")
 
-        monkeypatch.setattr(thread._actor, "_end_turn", no_end)
+        monkeypatch.setattr("codex_actors.actors.thread.end_turn", no_end)
         assert manager._opened is not None
         pump = manager._opened.shared.pump
         pump.post(thread._actor.actor_inbox.put, Letter("foreign"))

@@ -205,7 +205,7 @@ class ThreadsMachine(RuleBasedStateMachine):
             lambda: (
                 life.cell.status.word != "running"
                 and actor.phase == "idle"
-                and not (actor._waiting and actor._waiting.inputs)
+                and not (actor.waiting and actor.waiting.inputs)
             ),
         )
 

@@ -1,0 +1,191 @@
+"""How a thread's turn begins, what its model is given, and how it ends: with exactly one end, and with every call closed.
+
+Source: `codex-rs/core/src/codex.rs`, `spawn_task` and `on_task_finished`. Runs in: the loop's OS thread, all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from codex_actors.actors.record import Answer
+from codex_actors.actors.steps import commit
+from codex_actors.actors.turn_state import Accepted, Turn
+from codex_actors.actors.turn_task import TurnEnded, drive_turn
+from codex_actors.actors.waiting import acknowledge
+from codex_actors.context import context_changes
+from codex_actors.model.provider import Prompt
+from codex_actors.protocol.events import Error, EventMsg, TaskComplete, TaskStarted, TokenUsage, TurnAborted
+from codex_actors.protocol.status import AgentStatus
+from codex_actors.protocol.wire import made
+from codex_actors.tools.tool import ToolContext
+from codex_actors.tools.toolbox import Toolbox, done
+from codex_actors.turn import TurnResult
+
+if TYPE_CHECKING:
+    from codex_actors.actors.thread import ThreadActor
+
+INTERRUPTED = "aborted by user"
+"""The output of a call that an interrupt cut. Source: `tools/parallel.rs`."""
+
+
+def begin_turn(actor: ThreadActor, turn_id: str, context: contextvars.Context | None, inputs: list[Accepted]) -> None:
+    """Record what is to be answered, and start the turn's task in `context` (None: the manager's)."""
+    turn = actor.turn = Turn(turn_id, context, inputs[-1].schema, 0)
+    actor.phase = "running"
+    actor.is_unreported = True
+    if actor.is_agent:
+        actor.control.tree.works(actor)
+    actor.shared.watchdog.watch()
+    limit_s = actor.shared.config.turn_timeout_s
+    turn.expire = partial(_expire_turn, actor, turn, limit_s)
+    actor.pump.deadlines(limit_s).set(turn.expire)
+    actor.emit(turn, made(TaskStarted, turn_id=turn_id))
+    history = actor.record.history
+    lines: list[Any] = []
+    birth, actor.birth = actor.birth, None
+    if birth is not None:
+        changes = context_changes(actor.config, history, cwd=actor.cwd)
+        history += changes
+        lines += [*birth.owed, *changes]
+    if actor.waiting is not None and actor.waiting.notices:
+        notices = actor.waiting.take_notices()
+        history += notices
+        lines += notices
+    for accepted in inputs:
+        lines += _history_lines(actor, turn, accepted)
+    lines.append(actor.shared.turn_context(actor.config, actor.model, turn.schema, actor.cwd))
+    turn.first = len(history)
+    actor.record.add(*lines)
+    for accepted in inputs:
+        _taken(actor, turn, accepted)
+    # Outside the handler: under an eager task factory the task begins to run where it is made.
+    actor.pump.after(lambda: _launch(actor, turn))
+
+
+def _history_lines(actor: ThreadActor, turn: Turn, accepted: Accepted) -> list[Any]:
+    item = accepted.message()
+    actor.record.history.append(item)
+    turn.submission_ids.append(accepted.submission_id)
+    if accepted.result is not None:
+        turn.results.append(accepted.result)
+    accepted.told = accepted.event()
+    return [accepted.item_line(item), accepted.told]
+
+
+def _taken(actor: ThreadActor, turn: Turn, accepted: Accepted) -> None:
+    acknowledge(actor.record, accepted)
+    if accepted.told is not None:
+        actor.emit(turn, accepted.told)
+
+
+def take_waiting(actor: ThreadActor, turn: Turn) -> None:
+    """Take all that waits into the turn: its next model request sees it."""
+    if actor.waiting is None:
+        return
+    actor.record_notices()
+    for accepted in actor.waiting.take_inputs():
+        actor.record.add(*_history_lines(actor, turn, accepted))
+        _taken(actor, turn, accepted)
+
+
+def _launch(actor: ThreadActor, turn: Turn) -> None:
+    """Whatever a host's tools and task factory do here is the turn's failure."""
+    if actor.turn is not turn:
+        return
+    coroutine = None
+    try:
+        toolbox = _tools(actor)
+        control = actor.control.of(actor.thread_id, actor.depth) if actor.config.tools else actor.control
+        context = ToolContext(actor.thread_id, turn.id, "", control, actor.config)
+        coroutine = drive_turn(actor.shared, actor, turn.id, prompt_of(actor, turn), toolbox, context)
+        # An empty context is false, and still the client's.
+        context_of_turn = actor.pump.context.copy() if turn.context is None else turn.context
+        turn.context = None
+        turn.task = actor.pump.loop.create_task(coroutine, context=context_of_turn)
+    except Exception as error:
+        if coroutine is not None:
+            coroutine.close()
+        end_turn(actor, error=f"the turn task could not be started: {error}", finished=True)
+        return
+    actor.shared.turns.add(turn.task)
+    turn.task.add_done_callback(partial(_left, actor, turn))
+
+
+def _left(actor: ThreadActor, turn: Turn, task: asyncio.Task[None]) -> None:
+    actor.shared.turns.discard(task)
+    if task.cancelled():  # from outside, before its first step: it could not tell of its end
+        error = f"the turn of thread {actor.thread_id} was cancelled from outside the runtime"
+        actor.actor_inbox.put_step(actor, (turn.id, TurnEnded(error)))
+
+
+def _expire_turn(actor: ThreadActor, turn: Turn, limit_s: float) -> None:
+    if actor.turn is turn:
+        end_turn(actor, error=f"the turn did not finish within {limit_s:g} s")
+
+
+def _tools(actor: ThreadActor) -> Toolbox:
+    if actor.toolbox is None:
+        actor.toolbox = actor.shared.toolbox(actor.config.tools)
+    return actor.toolbox
+
+
+def prompt_of(actor: ThreadActor, turn: Turn) -> Prompt:
+    """The whole history, as the next request of the turn takes it."""
+    return Prompt(
+        thread_id=actor.thread_id,
+        model=actor.model,
+        instructions=actor.config.base_instructions,
+        input=tuple(actor.record.history),
+        tools=_tools(actor).specs,
+        parallel_tool_calls=True,
+        output_schema=turn.schema,
+    )
+
+
+def end_turn(
+    actor: ThreadActor, *, error: str | None = None, aborted: str | None = None, finished: bool = False
+) -> None:
+    """Give the turn its one end, and what is left its own turn. A task that has not `finished` is cancelled."""
+    turn = actor.turn
+    assert turn is not None
+    close_calls(actor, turn, INTERRUPTED if aborted else "aborted")
+    actor.turn = None
+    actor.rest()
+    actor.shared.watchdog.unwatch()
+    if aborted is not None:
+        event: EventMsg = made(TurnAborted, turn_id=turn.id, reason=aborted)
+        status = AgentStatus.INTERRUPTED
+        actor.record.add(event)
+    else:
+        if error is not None:
+            actor.emit(turn, Error(message=error))
+        event = made(TaskComplete, turn_id=turn.id, last_agent_message=turn.text, error=error)
+        status = AgentStatus.completed(turn.text) if error is None else AgentStatus.errored(error)
+    actor.emit(turn, event)
+    actor.record_notices()
+    if aborted is None:
+        actor.report(status)
+    if turn.results:
+        items = tuple(actor.record.history[turn.first :])
+        result = TurnResult(turn.id, turn.text, items, turn.usage or TokenUsage(), status, error)
+        for reply in turn.results:
+            actor.record.show(Answer(reply, result))
+    if turn.expire is not None:
+        actor.pump.deadlines(actor.shared.config.turn_timeout_s).discard(turn.expire)
+        turn.expire = None  # it holds the turn: a cycle
+    if turn.task is not None and not finished:
+        turn.task.cancel()
+    inputs = [] if actor.waiting is None else actor.waiting.take_inputs()
+    if inputs:
+        begin_turn(actor, inputs[0].submission_id, inputs[0].context, inputs)
+    elif actor.is_released:
+        actor.shut_down()
+
+
+def close_calls(actor: ThreadActor, turn: Turn, text: str) -> None:
+    """No way out of a turn leaves a call without its output."""
+    for call in list(turn.open_calls):
+        commit(actor, turn, done(call, text, success=False))
