@@ -25,7 +25,7 @@ MAX_WAIT_MS = 3_600_000
 """The longest wait; a longer one is cut to it, as in Codex."""
 
 
-class Control(Protocol):
+class _Control(Protocol):
     """What these tools need of an `AgentControl`."""
 
     def spawn_agent(self, config: Config, items_or_text: str, /) -> Reply[ThreadId]: ...
@@ -132,8 +132,8 @@ class _Agents:
         }
 
 
-def _control(context: ToolContext) -> Control:
-    control: Control | None = context.control
+def _control(context: ToolContext) -> _Control:
+    control: _Control | None = context.control
     if control is None:
         raise ToolError("collab manager unavailable")
     return control
@@ -167,7 +167,7 @@ async def _ask(call: Callable[[], Awaitable[R]], target: str = "") -> R:
         raise ToolError(str(error)) from None
 
 
-async def _watch(control: Control, agent_id: ThreadId) -> StatusWatch | None:
+async def _watch(control: _Control, agent_id: ThreadId) -> StatusWatch | None:
     """None for an agent that is not there."""
 
     async def watch() -> StatusWatch | None:
