@@ -210,11 +210,12 @@ class AgentsMachine(RuleBasedStateMachine):
                 rows.append((agent.thread_id in self.asks, is_running, False, actor.cell.status))
         return rows
 
-    def last_status(self, agent: Agent) -> AgentStatus:
-        """Of one that has ended: by its end, as the actor may be gone."""
-        ends = [told for told in agent.recorder.told if isinstance(told, Ended)]
-        assert len(ends) == 1
-        return AgentStatus.errored(ends[0].message or "") if ends[0].reason == "crashed" else AgentStatus.SHUTDOWN
+    def last_status(self, agent: Agent) -> AgentStatus | None:
+        """Of one that has ended: by its end, as the actor may be gone; None while that is on its way."""
+        for told in agent.recorder.told:
+            if isinstance(told, Ended):
+                return AgentStatus.errored(told.message or "") if told.reason == "crashed" else AgentStatus.SHUTDOWN
+        return None
 
     def born(self, thread_id: ThreadId, parent: Agent | None) -> Agent:
         async def watched() -> Agent:
@@ -232,6 +233,9 @@ class AgentsMachine(RuleBasedStateMachine):
     def pick(self, index: int, *states: str) -> Agent | None:
         fitting = [agent for agent in self.agents if agent.state in states]
         return fitting[index % len(fitting)] if fitting else None
+
+    def living_roots(self) -> list[Agent]:
+        return [agent for agent in self.agents if agent.parent is None and agent.state != "ended"]
 
     def decide(self, agent: Agent, decision: Any) -> None:
         self.asks[agent.thread_id][0].set_result(decision)
@@ -261,7 +265,7 @@ class AgentsMachine(RuleBasedStateMachine):
 
     # --- rules -----------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: sum(agent.parent is None for agent in self.agents) < 2)
+    @precondition(lambda self: len(self.agents) < MOST_AGENTS and len(self.living_roots()) < 2)
     @rule()
     def start(self) -> None:
         new = self.run(self.manager.start_thread(CONFIG))
@@ -274,6 +278,18 @@ class AgentsMachine(RuleBasedStateMachine):
     def spawn(self, index: int) -> None:
         agent = self.pick(index, "asked")
         assert agent is not None
+        self.spawn_one(agent)
+
+    @precondition(lambda self: self.pick(0, "asked") and len(self.agents) + MAX_DEPTH < MOST_AGENTS)
+    @rule(index=ANY, levels=st.integers(2, MAX_DEPTH))
+    def spawn_a_chain(self, index: int, levels: int) -> None:
+        agent = self.pick(index, "asked")
+        for _ in range(levels):
+            if agent is not None and agent.state == "asked":
+                agent = self.spawn_one(agent)
+
+    def spawn_one(self, agent: Agent) -> Agent | None:
+        child = None
         at_work = sum(other.is_running for other in agent.root.below())
         output = self.reads(agent, self.calls(agent, "spawn_agent", message="a task"))
         if agent.depth + 1 > MAX_DEPTH:
@@ -281,8 +297,9 @@ class AgentsMachine(RuleBasedStateMachine):
         elif at_work >= MAX_AGENTS:
             assert output.startswith(f"agent thread limit reached (max {MAX_AGENTS}): {at_work} at work")
         else:
-            self.born(ThreadId(output["agent_id"]), agent)
+            child = self.born(ThreadId(output["agent_id"]), agent)
         self.settle()
+        return child
 
     @precondition(lambda self: self.pick(0, "asked"))
     @rule(index=ANY, fails=st.booleans())
