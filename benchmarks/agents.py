@@ -40,7 +40,7 @@ def answer(count: int, prompt: Prompt) -> str | list[ResponseItem]:
         return "done"
     outputs = [json.loads(str(item.output)) for item in prompt.input if isinstance(item, FunctionCallOutput)]
     if not outputs:
-        return CALLS[:count]
+        return list(CALLS[:count])
     if len(outputs) > count:
         return "all done"
     arguments = {"targets": [output["agent_id"] for output in outputs], "mode": "all"}
