@@ -56,7 +56,7 @@ def test_two_commands_do_all_the_set_up() -> None:
     assert "\n" not in first + second
     assert first.startswith("python3 -m venv .venv && ")
     assert second.startswith("python3 -m venv .venv && ")
-    assert first.endswith("examples/quickstart.py")
+    assert first.endswith("examples/review_team.py")
     assert second.endswith("-m pytest -q")
 
 
