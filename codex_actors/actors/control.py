@@ -23,6 +23,7 @@ from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import InputItem
 from codex_actors.protocol.ops import Interrupt, Op, Submission, parse_input
 from codex_actors.protocol.status import AgentStatus, Ended
+from codex_actors.protocol.wire import made
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import Reply, answered
 from codex_actors.runtime.status_watch import StatusWatch
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+
+_INTERRUPT = made(Interrupt)
 
 NOBODY: frozenset[ThreadId] = frozenset()
 """Most threads never spawn: their tree has no containers of its own."""
@@ -178,7 +181,7 @@ class AgentControl:
 
     def interrupt_agent(self, thread_id: ThreadId | str) -> Reply[str]:
         """Abort a thread's turn; answered with the submission id."""
-        return self._send(thread_id, Interrupt())
+        return self._send(thread_id, _INTERRUPT)
 
     def shutdown_agent(self, thread_id: ThreadId | str) -> Reply[Ended]:
         """End a thread; answered when it has ended and all its lines are kept."""
@@ -199,9 +202,10 @@ class AgentControl:
         return self.ask(messages.ListAgents(self))
 
     def _send(self, thread_id: ThreadId | str, op: Op) -> Reply[str]:
-        self._upgrade()
-        assert self._shared is not None
-        submission = Submission(id=str(self._shared.clock.uuid7()), op=op)
+        shared = self._shared
+        if shared is None:
+            raise UnsupportedOperation("thread manager dropped")
+        submission = Submission(id=str.__str__(shared.clock.uuid7()), op=op)
         return self.ask(messages.SendOp(thread_id_of(thread_id), submission))
 
     def _live(self) -> SupervisorActor | None:

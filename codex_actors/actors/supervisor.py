@@ -118,6 +118,8 @@ class SupervisorActor(LoopActor):
                 return AgentStatus.NOT_FOUND
             raise UnsupportedOperation("the manager is closed")
         match message:
+            case messages.SendOp():  # first: it is what is asked most
+                return self._send_op(message)
             case messages.SpawnThread():
                 self._spawn(message, self._answer_new_thread(self.reply_to))
                 return LATER
@@ -129,8 +131,6 @@ class SupervisorActor(LoopActor):
                 return self._take_along(message, messages.InterruptAgent())
             case messages.AgentFinished():
                 return self._tell_parent(message)
-            case messages.SendOp():
-                return self._send_op(message)
             case messages.GetThread():
                 return self._thread(message.thread_id)
             case messages.GetStatus():

@@ -57,6 +57,15 @@ class ThreadActor(LoopActor):
     model: str
     session_configured: SessionConfigured
     """Set when it is removed from the list: it may need a new handle before it has ended."""
+    # What most threads never set stands here: an instance with more than 30 attributes of its own costs 1 KiB more.
+    turn: Turn | None = None
+    waiting: Waiting | None = None
+    toolbox: Toolbox | None = None
+    is_released = False
+    is_unreported = False
+    _is_cut = False
+    _is_withdrawn = False
+    _term = 0
 
     def __init__(
         self,
@@ -76,19 +85,11 @@ class ThreadActor(LoopActor):
         self.depth = 0 if parent is None else parent.depth
         self.is_agent = awaits_input or parent is not None
         self.phase: Phase = "starting"
-        self.turn: Turn | None = None
         self.watchers = Watchers(shared.pump)
         self.record = ThreadRecord(shared, self.watchers, self)
         self._born: Callable[[ThreadActor], None] | None = born
         self.birth: Birth | None = None
-        self.waiting: Waiting | None = None
-        self.toolbox: Toolbox | None = None
-        self.is_released = False
-        self.is_unreported = False
         self._awaits_input = awaits_input
-        self._is_cut = False
-        self._is_withdrawn = False
-        self._term = 0
         if self.is_agent:
             control.tree.add(self)
         if awaits_input:  # what is resumed is not at work before it is given input

@@ -17,6 +17,7 @@ class Clock:
         self._last_ms = 0
         self._sequence = 0
         self._stamp = (-1, "")
+        self._entropy = b""
 
     def now_s(self) -> float:
         """Seconds since the epoch, UTC."""
@@ -58,7 +59,10 @@ class Clock:
             self._sequence += 1
             if self._sequence > 0xFFF:
                 self._last_ms, self._sequence = self._last_ms + 1, 0
-        tail = int.from_bytes(self.random_bytes(8)) & 0x3FFF_FFFF_FFFF_FFFF
+        if not self._entropy:
+            self._entropy = self.random_bytes(512)  # a system call for 64 ids
+        tail = int.from_bytes(self._entropy[:8]) & 0x3FFF_FFFF_FFFF_FFFF
+        self._entropy = self._entropy[8:]
         value = self._last_ms << 80 | 0x7000 << 64 | self._sequence << 64 | 1 << 63 | tail
         return ThreadId.from_v7_bytes(value.to_bytes(16))
 
