@@ -219,12 +219,14 @@ class SupervisorActor(LoopActor):
         meta = session_meta(history.get_rollout_items()) if isinstance(history, Resumed) else None
         if meta is not None and meta.parent_thread_id is not None:
             source = SubAgentSource(parent_thread_id=meta.parent_thread_id, depth=meta.depth or 1)
-        if not isinstance(source, SubAgentSource):
-            return source, message.agent_control
-        parent = self._actor(source.parent_thread_id)
-        if parent is not None:
-            return source, parent.control
-        return source, self._orphans.setdefault(source.parent_thread_id, message.agent_control)
+        control = message.agent_control
+        if isinstance(source, SubAgentSource):
+            parent = self._actor(source.parent_thread_id)
+            if parent is not None:
+                control = parent.control
+            elif meta is not None:  # only a resumed agent can be there before its parent is
+                control = self._orphans.setdefault(source.parent_thread_id, control)
+        return source, control
 
     def _alive(self, history: Resumed) -> CodexThread | Birth | None:
         """The thread that a resume names, where it lives here; a removed one is listed again."""

@@ -24,7 +24,7 @@ from codex_actors import (
     UserInput,
     tool,
 )
-from codex_actors.errors import AgentDepthLimitReached, AgentLimitReached
+from codex_actors.errors import AgentDepthLimitReached, AgentLimitReached, ThreadNotFound
 from codex_actors.model.scripted import Gate
 from codex_actors.protocol.events import ItemStarted
 from codex_actors.protocol.history import SubAgentSource
@@ -913,6 +913,22 @@ def test_family_resumed_at_once_is_one_tree(tmp_path: Path) -> None:
             trees = {id(each.thread._actor.control.tree) for each in new}
             assert len(trees) == 1
             assert len(new[0].thread._actor.control.tree.members()) == 2
+
+    run(main())
+
+
+def test_refused_child_draws_nobody_into_its_parents_tree(tmp_path: Path) -> None:
+    async def main() -> None:
+        path, *_ = await family(tmp_path)
+        async with ThreadManager(tmp_path, model=Team().model) as manager:
+            control = manager.agent_control()
+            await control.spawn_agent(Config(), "a host's own")
+            absent = get_rollout_history(path).conversation_id  # type: ignore[union-attr]
+            with pytest.raises(ThreadNotFound):
+                await control.spawn_agent(Config(), "x", source=SubAgentSource(parent_thread_id=absent, depth=1))
+            root = (await manager.resume_thread_from_rollout(CONFIG, path)).thread
+            assert root._actor.control.tree.members() == []
+            assert len(await control.list_agents()) == 1
 
     run(main())
 
