@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from codex_actors.protocol.ids import ThreadId
@@ -17,7 +19,7 @@ class Clock:
         self._last_ms = 0
         self._sequence = 0
         self._stamp = (-1, "")
-        self._entropy = b""
+        self._tails: Iterator[int] = iter(())
 
     def now_s(self) -> float:
         """Seconds since the epoch, UTC."""
@@ -59,11 +61,11 @@ class Clock:
             self._sequence += 1
             if self._sequence > 0xFFF:
                 self._last_ms, self._sequence = self._last_ms + 1, 0
-        if not self._entropy:
-            self._entropy = self.random_bytes(512)  # a system call for 64 ids
-        tail = int.from_bytes(self._entropy[:8]) & 0x3FFF_FFFF_FFFF_FFFF
-        self._entropy = self._entropy[8:]
-        value = self._last_ms << 80 | 0x7000 << 64 | self._sequence << 64 | 1 << 63 | tail
+        tail = next(self._tails, None)  # two OS threads never get the same one
+        if tail is None:
+            self._tails = iter(struct.unpack("64Q", self.random_bytes(512)))  # a system call for 64 ids
+            tail = next(self._tails)
+        value = self._last_ms << 80 | 0x7000 << 64 | self._sequence << 64 | 1 << 63 | tail & 0x3FFF_FFFF_FFFF_FFFF
         return ThreadId.from_v7_bytes(value.to_bytes(16))
 
 

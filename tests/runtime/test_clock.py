@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import threading
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -92,3 +94,22 @@ def test_another_seed_gives_other_ids() -> None:
 @given(st.integers(), st.integers(1, 1_000))
 def test_a_pick_is_one_of_those_that_wait(seed: int, ready: int) -> None:
     assert 0 <= SimulatedClock(seed).pick(ready) < ready
+
+
+def test_ids_of_many_os_threads_are_all_different() -> None:
+    clock, made = Clock(), list[str]()
+
+    def work() -> None:
+        made.extend([clock.uuid7() for _ in range(5_000)])
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(30)
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert len(set(made)) == len(made) == 20_000
