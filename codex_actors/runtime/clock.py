@@ -63,7 +63,7 @@ class Clock:
                 self._last_ms, self._sequence = self._last_ms + 1, 0
         tail = next(self._tails, None)  # two OS threads never get the same one
         if tail is None:
-            self._tails = iter(struct.unpack("64Q", self.random_bytes(512)))  # a system call for 64 ids
+            self._tails = iter(struct.unpack(">64Q", self.random_bytes(512)))  # a system call for 64 ids
             tail = next(self._tails)
         value = self._last_ms << 80 | 0x7000 << 64 | self._sequence << 64 | 1 << 63 | tail & 0x3FFF_FFFF_FFFF_FFFF
         return ThreadId.from_v7_bytes(value.to_bytes(16))
