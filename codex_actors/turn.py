@@ -120,6 +120,9 @@ async def run_turn(
         stream = model.stream(prompt)
         try:
             async for event in stream:
+                if type(event) is TextDelta and type(event.delta) is str:  # first: most events are
+                    yield event
+                    continue
                 check_event(event)
                 if type(event) is ItemDone and isinstance(event.item, CALLS):
                     calls.append(event.item)

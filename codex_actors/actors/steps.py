@@ -27,15 +27,10 @@ from codex_actors.protocol.events import (
 from codex_actors.protocol.items import CustomToolCall, FunctionCall, LocalShellCall, Message, Reasoning
 from codex_actors.protocol.wire import made
 from codex_actors.tools.toolbox import CallDone
-from codex_actors.turn import CALLS, Step
+from codex_actors.turn import CALLS
 
 if TYPE_CHECKING:
     from codex_actors.actors.thread import ThreadActor
-
-
-def commit(actor: ThreadActor, turn: Turn, step: Step) -> None:
-    """Record a step of the running turn and show it. Runs in: the loop's OS thread."""
-    _COMMIT[type(step)](actor, turn, step)
 
 
 def _text_delta(actor: ThreadActor, turn: Turn, step: TextDelta) -> None:
@@ -113,7 +108,7 @@ def _completed(actor: ThreadActor, turn: Turn, step: Completed) -> None:
     actor.emit(turn, event)
 
 
-_COMMIT: dict[type, Callable[[ThreadActor, Turn, Any], None]] = {
+COMMIT: dict[type, Callable[[ThreadActor, Turn, Any], None]] = {
     TextDelta: _text_delta,
     ReasoningDelta: _reasoning_delta,
     ItemAdded: _item_added,
@@ -122,4 +117,4 @@ _COMMIT: dict[type, Callable[[ThreadActor, Turn, Any], None]] = {
     CallDone: _call_done,
     Retrying: _retrying,
 }
-"""By class: a step is committed for each delta of each thread."""
+"""What records a step of the running turn and shows it, by the step's class. Runs in: the loop's OS thread."""

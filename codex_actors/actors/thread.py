@@ -16,7 +16,7 @@ from codex_actors.actors.birth import Birth, configure, drop_accepted
 from codex_actors.actors.control import AgentControl
 from codex_actors.actors.record import Answer, Effect, ThreadRecord
 from codex_actors.actors.shared import Shared
-from codex_actors.actors.steps import commit
+from codex_actors.actors.steps import COMMIT
 from codex_actors.actors.turn_state import Accepted, Turn
 from codex_actors.actors.turn_task import DELTA_STEPS, TakeInput, TurnEnded
 from codex_actors.actors.turns import INTERRUPTED, begin_turn, close_calls, end_turn, prompt_of, take_waiting
@@ -294,7 +294,7 @@ class ThreadActor(LoopActor):
             if not step.prompt.done():
                 step.prompt.set_result(prompt_of(self, turn))
         else:
-            commit(self, turn, step)
+            COMMIT[type(step)](self, turn, step)
 
     def emit(self, turn: Turn, msg: EventMsg) -> None:
         """Show an event of the turn, behind what was recorded before it."""

@@ -63,7 +63,7 @@ async def drive_turn(
             async for step in steps:
                 if not box.put_step(actor, (turn_id, step)):
                     await box.room()
-                if isinstance(step, DELTA_STEPS):
+                if type(step) in DELTA_STEPS:
                     deltas += 1
                     if deltas % DELTAS_PER_SLICE == 0:
                         await asyncio.sleep(0)

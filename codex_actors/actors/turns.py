@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from codex_actors.actors.record import Answer
-from codex_actors.actors.steps import commit
+from codex_actors.actors.steps import COMMIT
 from codex_actors.actors.turn_state import Accepted, Turn
 from codex_actors.actors.turn_task import TurnEnded, drive_turn
 from codex_actors.actors.waiting import acknowledge
@@ -21,7 +21,7 @@ from codex_actors.protocol.events import Error, EventMsg, TaskComplete, TaskStar
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.protocol.wire import made
 from codex_actors.tools.tool import ToolContext
-from codex_actors.tools.toolbox import Toolbox, done
+from codex_actors.tools.toolbox import CallDone, Toolbox, done
 from codex_actors.turn import TurnResult
 
 if TYPE_CHECKING:
@@ -188,4 +188,4 @@ def end_turn(
 def close_calls(actor: ThreadActor, turn: Turn, text: str) -> None:
     """No way out of a turn leaves a call without its output."""
     for call in list(turn.open_calls):
-        commit(actor, turn, done(call, text, success=False))
+        COMMIT[CallDone](actor, turn, done(call, text, success=False))

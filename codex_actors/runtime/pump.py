@@ -202,13 +202,12 @@ class Pump:
 
     def _run(self) -> None:
         ready, after, pick, passed_s = self._ready, self._after, self.clock.pick, self.clock.passed_s
-        until_s = passed_s() + SLICE_S
+        until_s, picks = passed_s() + SLICE_S, type(self.clock).pick is not Clock.pick
         try:
             while after:
                 after.popleft()()
             while ready:
-                index = pick(len(ready))
-                if index:
+                if picks and (index := pick(len(ready))):
                     ready.rotate(-index)
                 actor = ready.popleft()
                 if actor.serve():

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from codex_actors.errors import DeadlockError, InternalAgentDied, ReplyTimeout
 from codex_actors.protocol.events import AgentMessageDelta, AgentReasoningDelta, Event, Lagged, StreamOverrun
@@ -26,6 +26,10 @@ UNREAD_DELTAS = 16
 
 DELTAS = (AgentMessageDelta, AgentReasoningDelta)
 """Events that are not kept and may be missed by a slow reader."""
+
+
+Waiter: TypeAlias = "asyncio.Future[bool] | Callable[[], None]"
+"""A reader that waits on the manager's loop, or what wakes one elsewhere."""
 
 
 class EventStream:
@@ -54,7 +58,7 @@ class EventStream:
         self._popped = [0, 0]
         self._overrun: str | None = None
         self._closed = False
-        self._waiters: deque[Callable[[], None]] | None = None if rolling else deque()
+        self._waiters: deque[Waiter] | None = None if rolling else deque()
         self.ended: Ended | None = None
 
     # --- the writer's side, in the loop's OS thread ----------------------------------------------------------------
@@ -81,7 +85,7 @@ class EventStream:
         return self._pushed[True] <= UNREAD_DELTAS
 
     def _fits(self, event: Event) -> bool:
-        is_delta = isinstance(event.msg, DELTAS)
+        is_delta = type(event.msg) in DELTAS
         if self._pushed[is_delta] - self._popped[is_delta] < (DELTA_BOUND if is_delta else EVENT_BOUND):
             self._pushed[is_delta] += 1
             return True
@@ -98,10 +102,15 @@ class EventStream:
     def _wake(self) -> None:
         while self._waiters:
             try:
-                wake = self._waiters.popleft()
+                waiter = self._waiters.popleft()
             except IndexError:  # another OS thread closed the stream meanwhile
                 return
-            wake()
+            if not isinstance(waiter, asyncio.Future):
+                waiter()
+            elif self._pump.on_loop():
+                _let_go(waiter)
+            else:
+                self._pump.post(_let_go, waiter)
 
     def readable(self) -> EventStream:
         """This stream, with room for readers that wait: most threads' own stream is never read."""
@@ -132,12 +141,14 @@ class EventStream:
             event, self._stash = self._stash, None
             return event
         seen = self._seq
+        if not self._buffer and self._next > seen:
+            return None
         try:
             number, event = self._buffer.popleft()
         except IndexError:
             return self._take_gap(seen)
         if not self._rolling:
-            self._popped[isinstance(event.msg, DELTAS)] += 1
+            self._popped[type(event.msg) in DELTAS] += 1
         missed, self._next = number - self._next, number + 1
         if missed > 0:
             self._stash = event
@@ -163,7 +174,7 @@ class EventStream:
     @property
     def is_over(self) -> bool:
         """Whether nothing waits and nothing will come."""
-        return not self.has_event and (self._closed or self.ended is not None)
+        return (self._closed or self.ended is not None) and not self.has_event
 
     async def next(self, timeout_s: float | None = None) -> Event | None:
         """Wait for the next event; None at the end. Cancelled, it takes none.
@@ -178,33 +189,32 @@ class EventStream:
                 return None
         return event
 
-    async def until_something(self, timeout_s: float | None) -> bool:
+    def until_something(self, timeout_s: float | None) -> Awaitable[bool]:
         """Wait until there may be something to take, or the end; False if the loop was closed. Raises as `next`."""
         loop = asyncio.get_running_loop()
         if loop is not self._pump.loop:
-            self._pump.check_process()
-            if self._pump.on_loop() and not self._pump.is_closed():
-                raise DeadlockError("reading a stream from another event loop on the same OS thread")
-            reply = self._something(timeout_s)
-            try:
-                await reply
-            except InternalAgentDied:
-                return False
-            finally:
-                reply.answer(None)
-            return True
-        waiter: asyncio.Future[None] = loop.create_future()
-        wake = _waker(loop, waiter)
-        self._wait(wake)
-        if self._closed:  # by another OS thread, between the look and the wait; events come on this one
-            wake()
-        timer = None if timeout_s is None else loop.call_later(timeout_s, _expire, waiter, timeout_s)
+            return self._until_something_elsewhere(timeout_s)
+        waiter: asyncio.Future[bool] = loop.create_future()
+        waiters = self._waiters
+        while waiters and isinstance(waiters[-1], asyncio.Future) and waiters[-1].done():
+            waiters.pop()  # of readers that gave up
+        self._wait(waiter)
+        if timeout_s is not None:
+            timer = loop.call_later(timeout_s, _expire, waiter, timeout_s)
+            waiter.add_done_callback(lambda _: timer.cancel())
+        return waiter
+
+    async def _until_something_elsewhere(self, timeout_s: float | None) -> bool:
+        self._pump.check_process()
+        if self._pump.on_loop() and not self._pump.is_closed():
+            raise DeadlockError("reading a stream from another event loop on the same OS thread")
+        reply = self._something(timeout_s)
         try:
-            await waiter
+            await reply
+        except InternalAgentDied:
+            return False
         finally:
-            if timer is not None:
-                timer.cancel()
-            self._forget(wake)
+            reply.answer(None)
         return True
 
     def next_blocking(self, timeout_s: float | None = None) -> Event | None:
@@ -235,14 +245,16 @@ class EventStream:
             reply.answer(None)
         return reply
 
-    def _wait(self, wake: Callable[[], None]) -> None:
+    def _wait(self, waiter: Waiter) -> None:
         assert self._waiters is not None
-        self._waiters.append(wake)
+        self._waiters.append(waiter)
+        if self._closed:  # by another OS thread, between the look and the wait; events come on the loop's
+            self._wake()
 
-    def _forget(self, wake: Callable[[], None]) -> None:
+    def _forget(self, waiter: Waiter) -> None:
         if self._waiters:
             with suppress(ValueError, IndexError):  # it was woken, or another OS thread is at it: then it wakes nobody
-                self._waiters.remove(wake)
+                self._waiters.remove(waiter)
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -257,26 +269,19 @@ class EventStream:
         return self
 
     async def __anext__(self) -> Event:
-        event = self.take() or await self.next()
-        if event is None:
-            raise StopAsyncIteration
+        while (event := self.take()) is None:
+            if self.is_over or not await self.until_something(None):
+                raise StopAsyncIteration
         return event
 
 
-def _waker(loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None]) -> Callable[[], None]:
-    ident = threading.get_ident()
-
-    def wake() -> None:
-        if threading.get_ident() == ident:
-            if not waiter.done():
-                waiter.set_result(None)
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(wake)
-
-    return wake
+def _let_go(waiter: asyncio.Future[bool]) -> None:
+    """Runs in: the loop's OS thread."""
+    if not waiter.done():
+        waiter.set_result(True)
 
 
-def _expire(waiter: asyncio.Future[None], timeout_s: float) -> None:
+def _expire(waiter: asyncio.Future[bool], timeout_s: float) -> None:
     if not waiter.done():
         waiter.set_exception(ReplyTimeout(timeout_s))
 

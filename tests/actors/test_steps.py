@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from codex_actors.actors.steps import commit
+from codex_actors.actors.steps import COMMIT
 from codex_actors.actors.turn_state import Turn
 from codex_actors.model.provider import Completed, ItemAdded, ItemDone, ReasoningDelta, Retrying, TextDelta
 from codex_actors.protocol.events import (
@@ -69,7 +69,7 @@ class Desk:
 
     def after(self, *steps: Step) -> list[Any]:
         for step in steps:
-            commit(self, self.turn, step)  # type: ignore[arg-type]
+            COMMIT[type(step)](self, self.turn, step)  # type: ignore[arg-type]
         return self.done
 
 
