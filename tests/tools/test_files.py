@@ -206,7 +206,7 @@ def test_pipe_that_replaces_a_file_does_not_block(desk: Desk, monkeypatch: pytes
         ("missing", "cannot read 'missing' in the folder .*: No such file"),
         ("a.txt/b", "cannot read 'a.txt/b' in the folder .*: Not a directory"),
         ("x" * 300, "File name too long"),
-        ("a\0b", "null byte"),
+        ("a\0b", "null (byte|character)"),
         ("sub", "'sub' is a folder, not a file; list_files shows"),
     ],
 )
@@ -230,10 +230,11 @@ import os, sys
 from pathlib import Path
 from codex_actors.tools.files import file_tools
 from codex_actors.tools.tool import ToolError
+list_files, read_file, _ = file_tools(Path(sys.argv[1]))
+list_files.call("{}", None)  # what is imported late must be: the libraries may lie where only root can read
 if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
-list_files, read_file, _ = file_tools(Path(sys.argv[1]))
 for path in ("locked.txt", "locked/a.txt"):
     try:
         read_file(path)
