@@ -133,7 +133,8 @@ def _configured(
 def first_line(
     shared: Shared, thread_id: ThreadId, message: Configure, cwd: str, forked_from: ThreadId | None
 ) -> SessionMeta:
-    """The meta line. Its `source` is one that every Codex lists; where an agent comes from stands beside it."""
+    """The meta line. Its `source` is one that every Codex lists; where an agent comes from stands beside it. It names no
+    `model_provider`: Codex 0.169 refuses to resume what was recorded with one that it has not configured."""
     source = message.session_source
     lineage: dict[str, Any] = {}
     if isinstance(source, SubAgentSource):
@@ -146,7 +147,6 @@ def first_line(
         cli_version=__version__,
         instructions=message.config.base_instructions,
         source="vscode" if isinstance(source, SubAgentSource) else str(source),
-        model_provider=provider_name(shared.model.model),
         forked_from_id=forked_from,
         **lineage,
     )

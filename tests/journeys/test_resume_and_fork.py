@@ -403,3 +403,11 @@ def test_loads_of_one_rollout_at_once_are_one(tmp_path: Path) -> None:
         assert len(threads) == 1
         assert manager._opened is not None
         assert manager._opened.shared.loading == {}
+
+
+def test_meta_line_names_no_model_provider(tmp_path: Path) -> None:
+    # Codex 0.169 refuses to resume a rollout whose provider it has not configured; the field is optional.
+    with ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path) as manager:
+        new = start(manager, "u1")
+        assert new.session_configured.model_provider_id == "scripted"
+    assert "model_provider" not in lines_of(new.thread.rollout_path)[0]["payload"]
