@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -59,7 +59,7 @@ _LINE_TIMESTAMP = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Lines for the end of one file, all with one `timestamp` (as `line_timestamp` makes it).
+    """Lines for the end of one file, all with one `timestamp` (as `Clock.timestamp` makes it).
 
     Bytes are a line that `encode_body` has made. `create`: these are the first lines of a file that must not exist yet.
     Otherwise it must exist. Without items it only tries again what waits for the path.
@@ -291,15 +291,6 @@ def rollout_path(codex_home: Path | str, thread_id: ThreadId, now: datetime) -> 
     return Path(
         codex_home, "sessions", local.strftime("%Y/%m/%d"), f"rollout-{local:%Y-%m-%dT%H-%M-%S}-{thread_id}.jsonl"
     )
-
-
-def line_timestamp(now: datetime) -> str:
-    """`now` as a line has it: UTC, milliseconds, `2026-01-08T10:11:12.123Z`.
-
-    Raises:
-        InvalidRequest: `now` has no time zone.
-    """
-    return _aware(now).astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _aware(now: datetime) -> datetime:

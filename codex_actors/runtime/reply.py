@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
@@ -419,18 +419,3 @@ async def in_os_thread(call: Callable[[], Any]) -> Any:
 
     threading.Thread(target=work, name="codex_actors-wait", daemon=True).start()
     return await reply
-
-
-def all_done(replies: Iterable[Reply[Any]], then: Callable[[], Any]) -> None:
-    """Call `then()` once when every reply is answered. Runs in: the OS thread of the last answer."""
-    waiting = list(replies)
-
-    def step() -> None:
-        while waiting and waiting[-1].done():
-            waiting.pop()
-        if waiting:
-            waiting[-1].when_done(step)
-        else:
-            then()
-
-    step()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from codex_actors.protocol.history import (
 )
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import InputText, Message, TextInput, Verbatim
-from codex_actors.rollout.writer import encode_line, line_timestamp, rollout_path
+from codex_actors.rollout.writer import encode_line, rollout_path
 
 THREAD_ID = ThreadId("01a208d7-edea-79b2-aa1a-cba508aa5d39")
 STAMP = "2026-01-08T10:11:12.123Z"
@@ -115,12 +115,6 @@ def test_what_makes_no_line_is_an_error(item: Any) -> None:
         encode_line(STAMP, item)
 
 
-def test_a_line_timestamp_is_utc_in_milliseconds() -> None:
-    east = timezone(timedelta(hours=2))
-    assert line_timestamp(datetime(2026, 1, 8, 12, 11, 12, 123999, tzinfo=east)) == STAMP
-    assert line_timestamp(datetime(2026, 1, 8, tzinfo=UTC)) == "2026-01-08T00:00:00.000Z"
-
-
 @pytest.fixture
 def twelve_hours_east() -> Any:
     before = os.environ.get("TZ")
@@ -144,7 +138,5 @@ def test_a_rollout_is_filed_under_local_time() -> None:
 
 def test_a_time_without_a_zone_is_refused() -> None:
     naive = datetime(2026, 1, 8)
-    with pytest.raises(InvalidRequest, match="time zone"):
-        line_timestamp(naive)
     with pytest.raises(InvalidRequest, match="time zone"):
         rollout_path("/home", THREAD_ID, naive)
