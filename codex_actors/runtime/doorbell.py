@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class _Worker(pykka.ThreadingActor):
 
     use_daemon_thread = True
 
-    def __init__(self, drain: Callable[[], None]) -> None:
+    def __init__(self, drain: Callable[[], Any]) -> None:
         super().__init__()
         self._drain = drain
 
@@ -63,6 +64,9 @@ class Doorbell(Generic[W]):
         self._work: deque[W] = deque()
         self._rung = False
         self._ref: pykka.ActorRef[_Worker] | None = None
+        # At the exit the loop and the draining OS thread may each have started a worker: one handles at a time, and who
+        # drains has waited for the other. A lock that an actor never takes.
+        self._handling = threading.Lock()
 
     @property
     def is_unused(self) -> bool:
@@ -104,14 +108,20 @@ class Doorbell(Generic[W]):
     def _live(self) -> pykka.ActorRef[_Worker] | None:
         return self._ref if self._ref is not None and self._ref.is_alive() else None
 
-    def _drain(self) -> None:
-        # Lowered before the deque is read: a piece that comes now either is read below or rings again.
-        self._rung = False
-        batch: list[W] = []
-        while self._work:
-            batch.append(self._work.popleft())
-        if batch:
-            self._handle(batch)
+    def _drain(self, timeout_s: float = -1) -> bool:
+        if not self._handling.acquire(timeout=timeout_s):
+            return False
+        try:
+            # Lowered before the deque is read: a piece that comes now either is read below or rings again.
+            self._rung = False
+            batch: list[W] = []
+            while self._work:
+                batch.append(self._work.popleft())
+            if batch:
+                self._handle(batch)
+        finally:
+            self._handling.release()
+        return True
 
     def close(self, timeout_s: float) -> bool:
         """Handle all that waits and end the OS thread; False if that took longer. Runs in: not the loop's OS thread."""
@@ -128,7 +138,7 @@ class Doorbell(Generic[W]):
             try:
                 ref = self._start()
             except RuntimeError:  # Python 3.12 starts no OS thread any more while the process ends
-                self._drain()
+                return self._drain(timeout_s)
         return ref is None or self._ask(ref, Drain(), timeout_s)
 
     def _ask(self, ref: pykka.ActorRef[_Worker], message: Any, timeout_s: float) -> bool:

@@ -177,3 +177,30 @@ def test_a_worker_that_ended_is_replaced() -> None:
         assert desk.work == [0, 1, 2]
 
     on_a_loop(main)
+
+
+def test_a_drain_waits_for_the_batch_of_another_worker() -> None:
+    async def main() -> None:
+        begun, go_on, handled = threading.Event(), threading.Event(), list[list[int]]()
+
+        def handle(batch: list[int]) -> None:
+            begun.set()
+            assert go_on.wait(10)
+            handled.append(batch)
+
+        bell: Doorbell[int] = Doorbell(Pump(asyncio.get_running_loop(), Clock()), handle)
+        bell.put(1)
+        other = threading.Thread(target=bell._drain)  # as a worker that was started at the same moment
+        other.start()
+        assert await asyncio.to_thread(begun.wait, 10)
+        bell.put(2)
+        draining = asyncio.create_task(asyncio.to_thread(bell.drain, 10.0))
+        await asyncio.sleep(0)
+        assert handled == []
+        go_on.set()
+        assert await draining
+        assert handled == [[1], [2]]
+        await asyncio.to_thread(bell.close, 10.0)
+        await asyncio.to_thread(other.join, 10)
+
+    asyncio.run(main())
