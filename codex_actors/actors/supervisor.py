@@ -193,6 +193,7 @@ class SupervisorActor(LoopActor):
             if existing is not None:
                 existing.waiting.append(told)
                 return
+        model = message.models_manager.get_model(message.config)  # a host's provider may raise: nothing is begun yet
         source, control = self._place(message)
         if not isinstance(history, Resumed):  # what is resumed is not at work before it is given input
             source = self._check_limits(message.config, source, control.tree, is_agent=is_agent)
@@ -209,7 +210,6 @@ class SupervisorActor(LoopActor):
         self._births[thread_id] = Birth(actor, configured, [told])
         ref = self.actor_ref
         configured.when_done(lambda: ref.actor_inbox.put(Letter(messages.ThreadConfigured(thread_id))))
-        model = message.models_manager.get_model(message.config)
         configure = messages.Configure(message.config, history, source, model, self.shared.codex_home)
         actor.actor_inbox.put(Letter(configure, configured))
 

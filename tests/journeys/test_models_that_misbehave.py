@@ -434,3 +434,19 @@ def test_thread_whose_handler_fails_twice_still_ends(monkeypatch: pytest.MonkeyP
         assert ended.get(timeout=WAIT_S).reason == "crashed"
         assert thread.agent_status().word == "errored"
         gate.open()
+
+
+def test_provider_that_cannot_say_its_presets_begins_nothing() -> None:
+    class Silent(Model):
+        @property
+        def presets(self) -> Any:
+            raise RuntimeError("no presets today")
+
+    with ThreadManager(model=Silent(lambda: None)) as manager:
+        with pytest.raises(RuntimeError, match="no presets today"):
+            manager.start_thread(Config()).get(timeout=WAIT_S)
+        assert manager._opened is not None
+        assert manager._opened.registry.actors() == []
+        assert (
+            manager.start_thread(Config(model="named")).get(timeout=WAIT_S).thread.agent_status().word == "pending_init"
+        )
