@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import ctypes
 import gc
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -271,3 +273,45 @@ def report(groups: Sequence[Group], samples: Mapping[str, Sequence[float]]) -> l
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
+
+
+def chosen(groups: Sequence[Group], only: str | None) -> list[Group]:
+    """The rows to run, and those of raw pykka that they are compared with."""
+    if only is None:
+        return list(groups)
+    names = set(only.split(","))
+    unknown = names - {group.name for group in groups}
+    if unknown:
+        raise SystemExit(f"no row {', '.join(sorted(unknown))}; there are {', '.join(group.name for group in groups)}")
+    needed = {figure.versus for group in groups if group.name in names for figure in group.figures}
+    return [group for group in groups if group.name in names or any(f.key in needed for f in group.figures)]
+
+
+def main(program: Path, description: str | None, groups: Sequence[Group]) -> int:
+    """Measure the rows of `program` and report; its exit status."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="ROW,...", help=", ".join(group.name for group in groups))
+    parser.add_argument("--quick", action="store_true", help="small counts, one round: no figures to quote")
+    parser.add_argument("--uvloop", action="store_true", help="our loops are uvloop's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row is not None:
+        answer(
+            next(group.row for group in groups if group.name == options.row), Settings(options.quick, options.uvloop)
+        )
+    wanted = chosen(groups, options.only)
+    command = shlex.join(["python", f"benchmarks/{program.name}", *sys.argv[1:]])
+    header = {"command": command, **machine(uvloop=options.uvloop)}
+    print("\n".join(f"{name + ':':<10}{text}" for name, text in header.items()), flush=True)
+    flags = [flag for flag in ("--quick", "--uvloop") if flag in sys.argv[1:]]
+    samples, failures = measure(program, wanted, flags, quick=options.quick)
+    records = report([group for group in wanted if group.name not in failures], samples)
+    missed = [record["label"].strip() for record in records if record["verdict"] == "MISS"]
+    print(f"{len(failures)} rows measured nothing{': ' if failures else ''}{', '.join(failures)}")
+    print(f"{len(missed)} targets missed{': ' if missed else ''}{'; '.join(missed)}")
+    if options.json is not None:
+        options.json.write_text(json.dumps({**header, "figures": records}, indent=1) + "\n", encoding="utf-8")
+    for failure in failures.values():
+        print(f"NOTHING MEASURED: {failure}", file=sys.stderr)
+    return 2 if failures else 0

@@ -9,12 +9,10 @@ Exit status: 0 all measured (targets met or not), 2 a row measured nothing, lost
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -774,46 +772,5 @@ GROUPS = (
 )
 
 
-def chosen(only: str | None) -> list[Group]:
-    """The rows to run, and those of raw pykka that they are compared with."""
-    if only is None:
-        return list(GROUPS)
-    names = set(only.split(","))
-    unknown = names - {group.name for group in GROUPS}
-    if unknown:
-        raise SystemExit(f"no row {', '.join(sorted(unknown))}; there are {', '.join(group.name for group in GROUPS)}")
-    needed = {figure.versus for group in GROUPS if group.name in names for figure in group.figures}
-    return [group for group in GROUPS if group.name in names or any(f.key in needed for f in group.figures)]
-
-
-def main() -> int:
-    """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="ROW,...", help=", ".join(group.name for group in GROUPS))
-    parser.add_argument("--quick", action="store_true", help="small counts, one round: no figures to quote")
-    parser.add_argument("--uvloop", action="store_true", help="our loops are uvloop's")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.row is not None:
-        row = next(group.row for group in GROUPS if group.name == options.row)
-        _lib.answer(row, Settings(options.quick, options.uvloop))
-    groups = chosen(options.only)
-    command = shlex.join(["python", "benchmarks/actors.py", *sys.argv[1:]])
-    header = {"command": command, **_lib.machine(uvloop=options.uvloop)}
-    print("\n".join(f"{name + ':':<10}{text}" for name, text in header.items()), flush=True)
-    flags = [flag for flag in ("--quick", "--uvloop") if flag in sys.argv[1:]]
-    samples, failures = _lib.measure(Path(__file__), groups, flags, quick=options.quick)
-    records = _lib.report([group for group in groups if group.name not in failures], samples)
-    missed = [record["label"].strip() for record in records if record["verdict"] == "MISS"]
-    print(f"{len(failures)} rows measured nothing{': ' if failures else ''}{', '.join(failures)}")
-    print(f"{len(missed)} targets missed{': ' if missed else ''}{'; '.join(missed)}")
-    if options.json is not None:
-        options.json.write_text(json.dumps({**header, "figures": records}, indent=1) + "\n", encoding="utf-8")
-    for failure in failures.values():
-        print(f"NOTHING MEASURED: {failure}", file=sys.stderr)
-    return 2 if failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_lib.main(Path(__file__), __doc__, GROUPS))

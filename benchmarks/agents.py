@@ -8,9 +8,7 @@ Exit status: 0 all measured (targets met or not), 2 a row measured nothing, lost
 
 from __future__ import annotations
 
-import argparse
 import json
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -94,37 +92,5 @@ def group(count: int, target_ms: float) -> Group:
 GROUPS = (group(1, 1.5), group(4, 3), group(MOST, 60))
 
 
-def main() -> int:
-    """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="ROW,...", help=", ".join(each.name for each in GROUPS))
-    parser.add_argument("--quick", action="store_true", help="small counts, one round: no figures to quote")
-    parser.add_argument("--uvloop", action="store_true", help="our loops are uvloop's")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.row is not None:
-        chosen = next(each.row for each in GROUPS if each.name == options.row)
-        _lib.answer(chosen, Settings(options.quick, options.uvloop))
-    names = {each.name for each in GROUPS} if options.only is None else set(options.only.split(","))
-    if unknown := names - {each.name for each in GROUPS}:
-        raise SystemExit(f"no row {', '.join(sorted(unknown))}; there are {', '.join(each.name for each in GROUPS)}")
-    groups = [each for each in GROUPS if each.name in names]
-    command = shlex.join(["python", "benchmarks/agents.py", *sys.argv[1:]])
-    header = {"command": command, **_lib.machine(uvloop=options.uvloop)}
-    print("\n".join(f"{name + ':':<10}{text}" for name, text in header.items()), flush=True)
-    flags = [flag for flag in ("--quick", "--uvloop") if flag in sys.argv[1:]]
-    samples, failures = _lib.measure(Path(__file__), groups, flags, quick=options.quick)
-    records = _lib.report([each for each in groups if each.name not in failures], samples)
-    missed = [record["label"].strip() for record in records if record["verdict"] == "MISS"]
-    print(f"{len(failures)} rows measured nothing{': ' if failures else ''}{', '.join(failures)}")
-    print(f"{len(missed)} targets missed{': ' if missed else ''}{'; '.join(missed)}")
-    if options.json is not None:
-        options.json.write_text(json.dumps({**header, "figures": records}, indent=1) + "\n", encoding="utf-8")
-    for failure in failures.values():
-        print(f"NOTHING MEASURED: {failure}", file=sys.stderr)
-    return 2 if failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_lib.main(Path(__file__), __doc__, GROUPS))
