@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from codex_actors.errors import InvalidRequest
+from codex_actors.protocol.ops import APPROVAL_POLICIES, ApprovalPolicy, Summary
 
 Durability: TypeAlias = Literal["memory", "flush", "fsync"]
 """When what a thread says becomes visible: at once (written as soon as the writer gets to it), when its line is in the
@@ -63,7 +64,16 @@ class Config:
         ephemeral: True keeps nothing of this thread on disk.
         max_agents: Agents at work at once in the tree whose root has this config; 0 allows none.
         max_depth: How deep children may nest below that root; 0 allows none.
-        approval_policy, sandbox_policy: Recorded, and true: nothing asks for approval, nothing is sandboxed.
+        reasoning_effort: How long the model is to think; None leaves it to its server.
+        reasoning_summary: How it is to sum up its reasoning: `auto`, `concise`, `detailed` or `none`.
+        verbosity: `low`, `medium` or `high`; None leaves it to the server.
+        model_context_window: Tokens that the model can read; None where it is not known.
+        auto_compact_token_limit: The history is replaced by a summary when it has so many tokens. None takes 90 % of
+            `model_context_window`; without that, only a request that the server refuses as too long does it.
+        compact_prompt: What asks the model for the summary; None takes the runtime's.
+        approval_policy: When a tool asks before it acts: `untrusted` (unless what it does is known to be harmless),
+            `on-request` (when the model asks for it) or `never`. A child's is at least as strict as its parent's.
+        sandbox_policy: Recorded, and true: nothing is sandboxed.
     """
 
     model: str | None = None
@@ -75,7 +85,13 @@ class Config:
     ephemeral: bool = False
     max_agents: int = 64
     max_depth: int = 4
-    approval_policy: Literal["never"] = "never"
+    reasoning_effort: str | None = None
+    reasoning_summary: Summary = "auto"
+    verbosity: Literal["low", "medium", "high"] | None = None
+    model_context_window: int | None = None
+    auto_compact_token_limit: int | None = None
+    compact_prompt: str | None = None
+    approval_policy: ApprovalPolicy = "never"
     sandbox_policy: Literal["danger-full-access"] = "danger-full-access"
 
     def __post_init__(self) -> None:
@@ -91,6 +107,7 @@ class ManagerConfig:
         ask_timeout_s: What the runtime itself answers (start, get, submit accepted, remove).
         turn_timeout_s: One turn.
         tool_timeout_s: One tool call, unless the tool has a deadline of its own.
+        approval_timeout_s: A request for approval that is not answered within it is denied.
         tool_output_bytes: What the model reads of one output; of a larger one the middle is left out.
         load_timeout_s: Reading one rollout.
         close_timeout_s: Leaving the `with`: running turns are interrupted and given this long to end.
@@ -102,6 +119,7 @@ class ManagerConfig:
     ask_timeout_s: float = 30.0
     turn_timeout_s: float = 3600.0
     tool_timeout_s: float = 600.0
+    approval_timeout_s: float = 300.0
     tool_output_bytes: int = 40_000
     load_timeout_s: float = 300.0
     close_timeout_s: float = 10.0
@@ -111,7 +129,7 @@ class ManagerConfig:
     def __post_init__(self) -> None:
         if self.durability not in ("memory", "flush", "fsync"):
             raise InvalidRequest(f"ManagerConfig.durability: {self.durability!r} is not memory, flush or fsync")
-        for name in ("ask_timeout_s", "turn_timeout_s", "tool_timeout_s", "load_timeout_s", "close_timeout_s"):
+        for name in _TIMEOUTS:
             value = getattr(self, name)
             if not is_seconds(value):
                 raise InvalidRequest(f"ManagerConfig.{name}: {value!r} is not a number of seconds above 0")
@@ -133,8 +151,32 @@ def is_seconds(value: object) -> bool:
 _CLOCK = ("now", "now_s", "passed_s", "pick", "random_bytes", "timestamp", "uuid7")
 
 
+_TIMEOUTS = (
+    "ask_timeout_s",
+    "turn_timeout_s",
+    "tool_timeout_s",
+    "approval_timeout_s",
+    "load_timeout_s",
+    "close_timeout_s",
+)
+_TEXTS = (
+    "model",
+    "base_instructions",
+    "developer_instructions",
+    "user_instructions",
+    "compact_prompt",
+    "reasoning_effort",
+)
+_WORDS = {
+    "approval_policy": APPROVAL_POLICIES,
+    "sandbox_policy": ("danger-full-access",),
+    "reasoning_summary": get_args(Summary),
+    "verbosity": (None, "low", "medium", "high"),
+}
+
+
 def _check_config(config: Config) -> None:
-    for name in ("model", "base_instructions", "developer_instructions", "user_instructions"):
+    for name in _TEXTS:
         value = getattr(config, name)
         if value is not None and not isinstance(value, str):
             raise InvalidRequest(f"Config.{name}: {value!r} is not text")
@@ -144,6 +186,14 @@ def _check_config(config: Config) -> None:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise InvalidRequest(f"Config.{name}: {value!r} is not a whole number from 0")
+    for name in ("model_context_window", "auto_compact_token_limit"):
+        value = getattr(config, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InvalidRequest(f"Config.{name}: {value!r} is not a whole number of tokens above 0")
+    for name, words in _WORDS.items():
+        value = getattr(config, name)
+        if value not in words:
+            raise InvalidRequest(f"Config.{name}: {value!r} is not one of {', '.join(map(str, words))}")
     if not isinstance(config.tools, tuple):
         raise InvalidRequest(f"Config.tools: {type(config.tools).__name__} is not a tuple of tools")
     seen: set[str] = set()
@@ -157,8 +207,3 @@ def _check_config(config: Config) -> None:
                 f"Config.tools: timeout_s of {item.name!r}, {item.timeout_s!r}, is not a number of seconds above 0"
             )
         seen.add(item.name)
-    if config.approval_policy != "never" or config.sandbox_policy != "danger-full-access":
-        raise InvalidRequest(
-            "Config.approval_policy and Config.sandbox_policy only record what is true here: "
-            "'never' and 'danger-full-access'"
-        )

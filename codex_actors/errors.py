@@ -14,7 +14,21 @@
     ├── ReplyCancelled                  somebody called `reply.cancel()`
     ├── DeadlockError                   a wait that would block the loop that has to answer it
     ├── RolloutError                    a rollout file could not be read or written
-    ├── StreamError                     the model's stream ended before its answer was complete
+    ├── ModelError                      a model, or its server, did not answer; `codex_error_info` is Codex's word for it
+    │   ├── StreamError                 its stream ended before its answer was complete
+    │   ├── ConnectionFailed            its server could not be reached, or not in time
+    │   ├── UnexpectedStatus            its server answered with an HTTP status that no other class is for
+    │   ├── InternalServerError         its server said that it is broken (HTTP 500)
+    │   ├── ServerOverloaded            its server said that it has too much to do
+    │   ├── RetryLimit                  it went on failing until the retries were spent
+    │   ├── BadModelRequest             its server refused the request as wrong (HTTP 400)
+    │   ├── MissingCredentials          there is no key to send; the text says where one is looked for
+    │   ├── Unauthorized                its server refused the key (HTTP 401, 403)
+    │   ├── UsageLimitReached           the account has used what it may, until `resets_at`
+    │   ├── QuotaExceeded               the account has no credit, or not for this model
+    │   └── ContextWindowExceeded       the request was longer than the model can read
+    ├── NoActiveTurn                    `steer` of a thread that runs no turn
+    ├── ExpectedTurnMismatch            `steer` of another turn than the one that runs
     ├── TurnFailed                      raised by `TurnResult.raise_for_error()`
     └── TurnInterrupted                 raised by `TurnResult.raise_for_error()`
 
@@ -25,7 +39,7 @@ Source: `codex-rs/core/src/error.rs`, `CodexErr`; the texts are Codex's where Co
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pykka
 
@@ -178,13 +192,39 @@ class RolloutError(CodexError):
         return f"{self.reason}: {self.path}"
 
 
-class StreamError(CodexError):
+_WITH_STATUS = frozenset(
+    {
+        "http_connection_failed",
+        "response_stream_connection_failed",
+        "response_stream_disconnected",
+        "response_too_many_failed_attempts",
+    }
+)
+
+
+class ModelError(CodexError):
+    """The base of what a model provider raises when a model, or its server, did not answer."""
+
+    error_word: ClassVar[str] = "other"
+    """The class of the error on the wire. Source: `CodexErrorInfo`."""
+
+    @property
+    def codex_error_info(self) -> Any:
+        """What the `error` event says of its class: the word, or for what befell a connection or stream
+        `{word: {"http_status_code": int | null}}`."""
+        if self.error_word in _WITH_STATUS:
+            return {self.error_word: {"http_status_code": getattr(self, "status", None)}}
+        return self.error_word
+
+
+class StreamError(ModelError):
     """The model's stream ended before its answer was complete.
 
     `delay_s` is the pause the server asked for before a retry, or None.
     """
 
     retryable = True
+    error_word = "response_stream_disconnected"
 
     def __init__(self, message: str, delay_s: float | None = None) -> None:
         super().__init__(message, delay_s)
@@ -193,6 +233,182 @@ class StreamError(CodexError):
 
     def __str__(self) -> str:
         return f"stream disconnected before completion: {self.message}"
+
+
+class ConnectionFailed(ModelError):
+    """The server at `host` could not be reached within the time-outs; `reason` says why."""
+
+    retryable = True
+    error_word = "http_connection_failed"
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(host, reason)
+        self.host = host
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"connection to {self.host} failed: {self.reason}"
+
+
+class UnexpectedStatus(ModelError):
+    """The server answered with the HTTP status `status`.
+
+    `body` is what it said (at most some thousand characters of it), `request_id` its name for the request, or None.
+    """
+
+    retryable = True
+    error_word = "response_stream_connection_failed"
+
+    def __init__(self, status: int, body: str, request_id: str | None = None) -> None:
+        super().__init__(status, body, request_id)
+        self.status = status
+        self.body = body
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        request_id = f", request id: {self.request_id}" if self.request_id else ""
+        return f"unexpected status {self.status}: {self.body}{request_id}"
+
+
+class InternalServerError(ModelError):
+    """The server is broken (HTTP 500); `message` is what it said."""
+
+    retryable = True
+    error_word = "internal_server_error"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        why = f" ({self.message})" if self.message else ""
+        return f"the model's server has an internal error{why}; try again later"
+
+
+class ServerOverloaded(ModelError):
+    """The server has too much to do."""
+
+    error_word = "server_overloaded"
+
+    def __str__(self) -> str:
+        return "the model's server is overloaded; try again later, or another model"
+
+
+class RetryLimit(ModelError):
+    """The server went on answering with the HTTP status `status` until the retries were spent.
+
+    `request_id` is its name for the last request, or None. `delay_s` is the pause that it asked for, or None.
+    """
+
+    error_word = "response_too_many_failed_attempts"
+
+    def __init__(self, status: int, request_id: str | None = None, delay_s: float | None = None) -> None:
+        super().__init__(status, request_id, delay_s)
+        self.status = status
+        self.request_id = request_id
+        self.delay_s = delay_s
+
+    def __str__(self) -> str:
+        request_id = f", request id: {self.request_id}" if self.request_id else ""
+        wait = "" if self.delay_s is None else f"; the server asks to wait {self.delay_s:g} s"
+        return f"exceeded retry limit, last status: {self.status}{request_id}{wait}"
+
+
+class BadModelRequest(ModelError):
+    """The server refused the request as wrong; `message` is what it said. Source: `CodexErr::InvalidRequest`."""
+
+    error_word = "bad_request"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"the model's server refused the request: {self.message}"
+
+
+class MissingCredentials(ModelError):
+    """There is nothing to authorise a request with; `message` says what was looked for and what to do."""
+
+    error_word = "unauthorized"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Unauthorized(ModelError):
+    """The server refused the credentials with the HTTP status `status`; `message` is what it said, without them."""
+
+    error_word = "unauthorized"
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"the model's server refused the credentials (status {self.status}): {self.message}"
+
+
+class UsageLimitReached(ModelError):
+    """The account has used what it may. `resets_at` is when it may go on, in seconds since 1970, or None."""
+
+    error_word = "usage_limit_exceeded"
+
+    def __init__(self, message: str, resets_at: float | None = None) -> None:
+        super().__init__(message, resets_at)
+        self.message = message
+        self.resets_at = resets_at
+
+    def __str__(self) -> str:
+        return f"usage limit reached: {self.message}"
+
+
+class QuotaExceeded(ModelError):
+    """The account has no credit, or its plan does not hold this model; `message` is what the server said."""
+
+    error_word = "usage_limit_exceeded"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"quota exceeded, check plan and billing: {self.message}"
+
+
+class ContextWindowExceeded(ModelError):
+    """The request was longer than the model can read."""
+
+    error_word = "context_window_exceeded"
+
+    def __str__(self) -> str:
+        return (
+            "the history is longer than the model's context window; compact it, roll turns back, or start a new thread"
+        )
+
+
+class NoActiveTurn(CodexError):
+    """The thread runs no turn that the input could join. It was not taken in. Source: `SteerInputError::NoActiveTurn`."""
+
+    def __str__(self) -> str:
+        return "no active turn to steer; submit the input, and it begins one"
+
+
+class ExpectedTurnMismatch(CodexError):
+    """The turn `actual` runs, not `expected`. The input was not taken in. Source: `SteerInputError::ExpectedTurnMismatch`."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(expected, actual)
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return f"expected the active turn {self.expected}, but {self.actual} runs; the input was not taken in"
 
 
 class TurnFailed(CodexError):

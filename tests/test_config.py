@@ -51,12 +51,19 @@ BAD_CONFIGS: list[tuple[str, Any]] = [
     ("max_depth", -1),
     ("max_depth", "4"),
     ("max_depth", False),
-    ("approval_policy", "on-request"),
+    ("approval_policy", "on-failure"),
     ("approval_policy", None),
     ("sandbox_policy", "read-only"),
 ]
 
-TIMEOUTS = ["ask_timeout_s", "turn_timeout_s", "tool_timeout_s", "load_timeout_s", "close_timeout_s"]
+TIMEOUTS = [
+    "ask_timeout_s",
+    "turn_timeout_s",
+    "tool_timeout_s",
+    "approval_timeout_s",
+    "load_timeout_s",
+    "close_timeout_s",
+]
 BAD_MANAGER_CONFIGS: list[tuple[str, Any]] = [
     ("durability", "disk"),
     ("durability", None),

@@ -16,20 +16,34 @@ from codex_actors.errors import (
     ActorNotFound,
     AgentDepthLimitReached,
     AgentLimitReached,
+    BadModelRequest,
     CodexError,
+    ConnectionFailed,
+    ContextWindowExceeded,
     DeadlockError,
+    ExpectedTurnMismatch,
     InputRefused,
     InternalAgentDied,
+    InternalServerError,
     InvalidRequest,
+    MissingCredentials,
+    ModelError,
+    NoActiveTurn,
+    QuotaExceeded,
     ReplyCancelled,
     ReplyTimeout,
+    RetryLimit,
     RolloutError,
+    ServerOverloaded,
     SessionConfiguredNotFirstEvent,
     StreamError,
     ThreadNotFound,
     TurnFailed,
     TurnInterrupted,
+    Unauthorized,
+    UnexpectedStatus,
     UnsupportedOperation,
+    UsageLimitReached,
 )
 
 # Each error once or more, with its whole text. Where Codex has the case, its text comes first.
@@ -66,6 +80,26 @@ TEXTS: list[tuple[CodexError, str]] = [
     ),
     (RolloutError(Path("a.jsonl"), "empty session file"), "empty session file: a.jsonl"),
     (StreamError("idle timeout", 1.5), "stream disconnected before completion: idle timeout"),
+    (ModelError("no answer"), "no answer"),
+    (ConnectionFailed("127.0.0.1:1", "refused"), "connection to 127.0.0.1:1 failed: refused"),
+    (UnexpectedStatus(404, "no such path", "r1"), "unexpected status 404: no such path, request id: r1"),
+    (InternalServerError("boom"), "the model's server has an internal error (boom); try again later"),
+    (ServerOverloaded(), "the model's server is overloaded; try again later, or another model"),
+    (RetryLimit(429, "r1", 2.0), "exceeded retry limit, last status: 429, request id: r1; the server asks to wait 2 s"),
+    (BadModelRequest("no tools"), "the model's server refused the request: no tools"),
+    (MissingCredentials("set KEY"), "set KEY"),
+    (Unauthorized(401, "wrong key"), "the model's server refused the credentials (status 401): wrong key"),
+    (UsageLimitReached("5 hours", 1.5), "usage limit reached: 5 hours"),
+    (QuotaExceeded("no credit"), "quota exceeded, check plan and billing: no credit"),
+    (
+        ContextWindowExceeded(),
+        "the history is longer than the model's context window; compact it, roll turns back, or start a new thread",
+    ),
+    (NoActiveTurn(), "no active turn to steer; submit the input, and it begins one"),
+    (
+        ExpectedTurnMismatch("1", "2"),
+        "expected the active turn 1, but 2 runs; the input was not taken in",
+    ),
     (TurnFailed("7", "no more quota"), "turn 7 failed: no more quota"),
     (TurnInterrupted("7", "interrupted"), "turn 7 was aborted: interrupted"),
 ]
@@ -140,7 +174,24 @@ def test_dead_actor_is_dead_for_pykka_too() -> None:
 
 def test_only_what_passes_by_itself_may_be_retried() -> None:
     retryable = {each for each in ERROR_CLASSES if getattr(each, "retryable", None)}
-    assert retryable == {InputRefused, InternalAgentDied, ActorNotFound, StreamError}
+    assert retryable == {
+        InputRefused,
+        InternalAgentDied,
+        ActorNotFound,
+        StreamError,
+        ConnectionFailed,
+        UnexpectedStatus,
+        InternalServerError,
+    }
+
+
+def test_model_errors_say_their_class_on_the_wire() -> None:
+    assert UnexpectedStatus(404, "x").codex_error_info == {
+        "response_stream_connection_failed": {"http_status_code": 404}
+    }
+    assert StreamError("x").codex_error_info == {"response_stream_disconnected": {"http_status_code": None}}
+    assert ContextWindowExceeded().codex_error_info == "context_window_exceeded"
+    assert ModelError("x").codex_error_info == "other"
 
 
 def test_fields_of_an_error_are_typed() -> None:

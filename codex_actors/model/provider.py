@@ -26,6 +26,11 @@ class Prompt:
         tools: Wire JSON, each `{"type": "function", "name", "description", "parameters", "strict": false}`.
         parallel_tool_calls: Whether one answer may hold several calls.
         output_schema: The JSON schema that the last message must fit, or None.
+        reasoning_effort: How long to think (`none` `minimal` `low` `medium` `high` `xhigh`, or a word of the server's);
+            None leaves it to the server.
+        reasoning_summary: `auto`, `concise`, `detailed` or `none`.
+        verbosity: `low`, `medium` or `high`; None leaves it to the server.
+        subagent: What kind of agent asks, for servers that count them apart: `collab_spawn`, `compact`, or None.
     """
 
     thread_id: ThreadId
@@ -35,6 +40,10 @@ class Prompt:
     tools: tuple[Mapping[str, Any], ...]
     parallel_tool_calls: bool
     output_schema: Mapping[str, Any] | None
+    reasoning_effort: str | None = None
+    reasoning_summary: str = "auto"
+    verbosity: str | None = None
+    subagent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,12 +71,17 @@ class TaskStarted(Wire):
 
 
 class TaskComplete(Wire):
-    """A turn ended by itself. `error` is the text of the `error` event before it, if it failed (read: any JSON)."""
+    """A turn ended by itself. `error` is the text of the `error` event before it, if it failed (read: any JSON).
+
+    `time_to_first_token_ms` counts from the turn's begin to the first that the model said; None where it said nothing.
+    """
 
     type: Literal["task_complete"] = "task_complete"
     turn_id: str = ""
     last_agent_message: str | None = None
     error: Any = None
+    duration_ms: int | None = None
+    time_to_first_token_ms: int | None = None
 
 
 class TurnAborted(Wire):
@@ -232,6 +237,70 @@ class ThreadRolledBack(Wire):
     num_turns: int
 
 
+class ContextCompacted(Wire):
+    """The history was replaced by a summary."""
+
+    type: Literal["context_compacted"] = "context_compacted"
+
+
+class ExecCommandBegin(Wire):
+    """A command of a tool call was started in `cwd`."""
+
+    type: Literal["exec_command_begin"] = "exec_command_begin"
+    call_id: str
+    turn_id: str
+    command: tuple[str, ...]
+    cwd: str
+    parsed_cmd: tuple[Any, ...] = ()
+
+
+class ExecCommandOutputDelta(Wire):
+    """A piece of what the command wrote; `chunk` is base64, `stream` is `stdout` or `stderr`. Not kept."""
+
+    type: Literal["exec_command_output_delta"] = "exec_command_output_delta"
+    call_id: str
+    stream: Literal["stdout", "stderr"]
+    chunk: str
+
+
+class ExecCommandEnd(Wire):
+    """The command has ended, or its turn was interrupted, which ends it (`exit_code` -1 then).
+
+    `duration` is `{"secs": n, "nanos": n}`; the outputs are as much of it as was kept.
+    """
+
+    type: Literal["exec_command_end"] = "exec_command_end"
+    call_id: str
+    turn_id: str
+    command: tuple[str, ...]
+    cwd: str
+    parsed_cmd: tuple[Any, ...] = ()
+    stdout: str = ""
+    stderr: str = ""
+    aggregated_output: str = ""
+    exit_code: int
+    duration: dict[str, int]
+    formatted_output: str = ""
+
+
+class ExecApprovalRequest(Wire):
+    """A tool call asks whether it may run `command` in `cwd`: answer with `exec_approval` and `approval_id`.
+
+    `approval_id` (ours) names this one request; `call_id` the call that asks. Without an answer within `timeout_s` (ours)
+    seconds it is denied. `reason` is the model's, or None.
+    """
+
+    type: Literal["exec_approval_request"] = "exec_approval_request"
+    call_id: str
+    approval_id: str
+    turn_id: str
+    command: tuple[str, ...]
+    cwd: str
+    reason: str | None = None
+    parsed_cmd: tuple[Any, ...] = ()
+    timeout_s: float
+
+
 class ShutdownComplete(Wire):
     """The thread has ended. Nothing comes after it."""
 
@@ -273,6 +342,11 @@ EventMsg: TypeAlias = Annotated[
     | Annotated[Warning, Tag("warning")]
     | Annotated[StreamErrorEvent, Tag("stream_error")]
     | Annotated[ThreadRolledBack, Tag("thread_rolled_back")]
+    | Annotated[ContextCompacted, Tag("context_compacted")]
+    | Annotated[ExecCommandBegin, Tag("exec_command_begin")]
+    | Annotated[ExecCommandOutputDelta, Tag("exec_command_output_delta")]
+    | Annotated[ExecCommandEnd, Tag("exec_command_end")]
+    | Annotated[ExecApprovalRequest, Tag("exec_approval_request")]
     | Annotated[ShutdownComplete, Tag("shutdown_complete")]
     | Annotated[Lagged, Tag("lagged")]
     | Annotated[StreamOverrun, Tag("stream_overrun")]
@@ -296,6 +370,11 @@ EventMsg: TypeAlias = Annotated[
                 "warning",
                 "stream_error",
                 "thread_rolled_back",
+                "context_compacted",
+                "exec_command_begin",
+                "exec_command_output_delta",
+                "exec_command_end",
+                "exec_approval_request",
                 "shutdown_complete",
                 "lagged",
                 "stream_overrun",

@@ -6,7 +6,8 @@ Source: `codex-rs/protocol/src/protocol.rs`, `Op` and `Submission`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -64,7 +65,80 @@ class ThreadRollback(_Op):
     num_turns: int = Field(ge=0)
 
 
-Op: TypeAlias = Annotated[UserInput | Interrupt | Shutdown | ThreadRollback, Field(discriminator="type")]
+def _absolute(value: str) -> str:
+    if not PurePath(value).is_absolute():
+        raise ValueError("the path is not absolute")
+    return value
+
+
+_Cwd: TypeAlias = Annotated[str, AfterValidator(_absolute)]
+
+ApprovalPolicy: TypeAlias = Literal["untrusted", "on-request", "never"]
+"""When a tool asks before it acts: unless it is known to be harmless, when the model asks for it, or never."""
+
+APPROVAL_POLICIES: tuple[ApprovalPolicy, ...] = get_args(ApprovalPolicy)
+"""Strictest first."""
+
+ReviewDecision: TypeAlias = Literal["approved", "approved_for_session", "denied", "abort"]
+"""The answer to an approval request: once; for the same command for as long as the thread lives; no; no, and the turn is
+interrupted. Source: `ReviewDecision`."""
+
+Effort: TypeAlias = Annotated[str, Field(min_length=1)]
+"""How long the model is to think: `none` `minimal` `low` `medium` `high` `xhigh`, or a word of the server's own."""
+
+Summary: TypeAlias = Literal["auto", "concise", "detailed", "none"]
+"""How the model is to sum up its reasoning."""
+
+
+class Settings(_Op):
+    """Settings of a thread. What is None, or not given, stays as it is; only for `effort` a None that is given means the
+    server's own choice."""
+
+    cwd: _Cwd | None = None
+    approval_policy: ApprovalPolicy | None = None
+    sandbox_policy: dict[str, Any] | None = None
+    model: Annotated[str, Field(min_length=1)] | None = None
+    effort: Effort | None = None
+    summary: Summary | None = None
+
+
+class OverrideTurnContext(Settings):
+    """Change the thread's settings from its next turn on; a running turn keeps its own."""
+
+    type: Literal["override_turn_context"] = "override_turn_context"
+
+
+class UserTurn(Settings):
+    """Input with settings, which count from this turn on: an `override_turn_context` and a `user_input` in one.
+
+    While a turn runs, the input joins it and the settings count from the next turn on.
+    """
+
+    type: Literal["user_turn"] = "user_turn"
+    items: tuple[InputItem, ...] = Field(min_length=1)
+    final_output_json_schema: Annotated[dict[str, Any], AfterValidator(_json)] | None = None
+
+
+class ExecApproval(_Op):
+    """Answer the approval request with this `id`. One that is not open (answered, timed out, its turn ended) is named in
+    a `warning`."""
+
+    type: Literal["exec_approval"] = "exec_approval"
+    id: Annotated[str, Field(min_length=1)]
+    decision: ReviewDecision
+
+
+class Compact(_Op):
+    """Replace the history by a summary that the model writes, in a turn of its own. A running turn is aborted first, with
+    the reason `replaced`."""
+
+    type: Literal["compact"] = "compact"
+
+
+Op: TypeAlias = Annotated[
+    UserInput | UserTurn | OverrideTurnContext | Interrupt | ExecApproval | Compact | Shutdown | ThreadRollback,
+    Field(discriminator="type"),
+]
 
 _OP: TypeAdapter[Op] = TypeAdapter(Op, config=LAZY)
 

@@ -14,7 +14,14 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from codex_actors.errors import DeadlockError, InternalAgentDied, ReplyTimeout
-from codex_actors.protocol.events import AgentMessageDelta, AgentReasoningDelta, Event, Lagged, StreamOverrun
+from codex_actors.protocol.events import (
+    AgentMessageDelta,
+    AgentReasoningDelta,
+    Event,
+    ExecCommandOutputDelta,
+    Lagged,
+    StreamOverrun,
+)
 from codex_actors.protocol.status import Ended
 from codex_actors.runtime.pump import Pump
 from codex_actors.runtime.reply import Reply
@@ -24,7 +31,7 @@ EVENT_BOUND = 4_096
 OWN_BOUND = 64
 UNREAD_DELTAS = 16
 
-DELTAS = (AgentMessageDelta, AgentReasoningDelta)
+DELTAS = (AgentMessageDelta, AgentReasoningDelta, ExecCommandOutputDelta)
 """Events that are not kept and may be missed by a slow reader."""
 
 

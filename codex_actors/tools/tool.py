@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import update_wrapper
-from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
+from pathlib import Path
+from typing import Annotated, Any, Generic, ParamSpec, Protocol, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 from pydantic.errors import PydanticUndefinedAnnotation
@@ -16,8 +19,9 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import SchemaError
 
 from codex_actors.config import Config, ToolLike, is_seconds
+from codex_actors.protocol.events import EventMsg
 from codex_actors.protocol.ids import ThreadId
-from codex_actors.protocol.ops import describe
+from codex_actors.protocol.ops import ReviewDecision, describe
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,13 +45,30 @@ class ToolArgumentsError(ToolError):
         return f"invalid arguments for {self.tool_name}: {self.problems}"
 
 
+class TurnRoad(Protocol):
+    """The road from a running tool call to its turn."""
+
+    async def emit(self, msg: EventMsg) -> None:
+        """Show an event of the turn; waits while the thread has too many to show."""
+        ...
+
+    async def ask_approval(
+        self, call_id: str, command: tuple[str, ...], cwd: str, reason: str | None
+    ) -> ReviewDecision:
+        """Ask whoever watches the thread. `denied` where nobody answers in time."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """Whose call it is. A parameter annotated with this class is filled by the runtime; the model does not see it.
 
     Attributes:
         control: The thread's `AgentControl`: what it spawns are this thread's children.
-        config: The thread's settings; None where no thread calls.
+        config: The thread's settings in this turn; None where no thread calls.
+        cwd: The folder that the thread works in; None where no thread calls.
+        road: How `emit` and `ask_approval` reach the turn; None where no turn calls.
+        limit: The call's deadline, which does not run while an approval is waited for; None where no turn calls.
     """
 
     thread_id: ThreadId
@@ -55,6 +76,37 @@ class ToolContext:
     call_id: str
     control: Any
     config: Config | None = None
+    cwd: Path | None = None
+    road: TurnRoad | None = field(default=None, repr=False, compare=False)
+    limit: asyncio.Timeout | None = field(default=None, repr=False, compare=False)
+
+    async def emit(self, msg: EventMsg) -> None:
+        """Show an event of the turn to who watches the thread; dropped where no turn calls. Runs in: async tools."""
+        if self.road is not None:
+            await self.road.emit(msg)
+
+    async def ask_approval(
+        self, command: Sequence[str], *, cwd: Path | None = None, reason: str | None = None
+    ) -> ReviewDecision:
+        """Ask whoever watches the thread whether `command` may run. Runs in: async tools.
+
+        The answer is `denied` where nobody gives one within `approval_timeout_s`, and where no turn calls. The tool's own
+        deadline does not run meanwhile.
+        """
+        if self.road is None:
+            return "denied"
+        where = cwd or self.cwd or Path.cwd()
+        loop, limit = asyncio.get_running_loop(), self.limit
+        left_s = None
+        if limit is not None and (ends := limit.when()) is not None:
+            left_s = ends - loop.time()
+            limit.reschedule(None)
+        try:
+            return await self.road.ask_approval(self.call_id, tuple(command), str(where), reason)
+        finally:
+            if limit is not None and left_s is not None:
+                with suppress(RuntimeError):  # the call has been left meanwhile
+                    limit.reschedule(loop.time() + left_s)
 
 
 class Tool(Generic[P, R]):
@@ -124,8 +176,8 @@ class Tool(Generic[P, R]):
             raise ToolArgumentsError(self.name, describe(error)) from None
         positional: list[Any] = []
         named: dict[str, Any] = {}
-        for parameter, field in self._parameters:
-            value = context if field is None else getattr(values, field)
+        for parameter, place in self._parameters:
+            value = context if place is None else getattr(values, place)
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 positional.append(value)
             else:
@@ -218,10 +270,10 @@ def _read_signature(
             parameters.append((parameter, None))
             continue
         # Fields have names of their own: a parameter may be called `json` or `_x`, which a model's field may not.
-        field = f"p{len(parameters)}"
+        place = f"p{len(parameters)}"
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[field] = (Annotated[hints[name], Field(alias=name)], default)
-        parameters.append((parameter, field))
+        fields[place] = (Annotated[hints[name], Field(alias=name)], default)
+        parameters.append((parameter, place))
     try:
         model = create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields)
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:

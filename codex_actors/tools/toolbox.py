@@ -106,10 +106,10 @@ class Toolbox:
             name = "local_shell" if isinstance(call, LocalShellCall) else call.name
             # Codex's text; the model learns from it which tools there are not.
             return self._failed(call, f"unsupported call: {name}")
-        context = replace(context, call_id=call.call_id)
         limit_s = self._timeout_s if tool.timeout_s is None else tool.timeout_s
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(limit_s) as limit:
+                context = replace(context, call_id=call.call_id, limit=limit)
                 outcome = await self._outcome(tool, call.arguments, context)
         except TimeoutError:
             return self._failed(call, f"tool {tool.name} did not finish within {limit_s:g} s")
