@@ -68,6 +68,8 @@ def turn_context(
         approval_policy=config.approval_policy,
         sandbox_policy={"type": config.sandbox_policy},
         model=model,
+        effort=config.reasoning_effort,
+        summary=config.reasoning_summary,
         base_instructions=config.base_instructions,
         user_instructions=config.user_instructions,
         developer_instructions=config.developer_instructions,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, TypeAlias
 
-from codex_actors.errors import StreamError, TurnFailed, TurnInterrupted
+from codex_actors.errors import CodexError, ContextWindowExceeded, StreamError, TurnFailed, TurnInterrupted
 from codex_actors.model.provider import (
     Completed,
     ItemAdded,
@@ -30,7 +30,13 @@ from codex_actors.protocol.status import AgentStatus
 from codex_actors.tools.tool import ToolContext
 from codex_actors.tools.toolbox import Call, CallDone, Toolbox
 
-Step: TypeAlias = ModelEvent | CallDone
+
+@dataclass(frozen=True, slots=True)
+class ContextFull:
+    """The model refused the request as too long for it."""
+
+
+Step: TypeAlias = ModelEvent | CallDone | ContextFull
 """What a turn yields: what the model said, as it came, and the output of each call."""
 
 CALLS = (FunctionCall, CustomToolCall, LocalShellCall)
@@ -47,6 +53,10 @@ class TurnResult:
         usage: The tokens of its requests.
         status: `completed`, `interrupted` or `errored`.
         error: The text of its `error` event, or None.
+        aborted: Codex's word for why it was aborted (`interrupted`, `replaced`), or None.
+        cause: The error itself, where it is one of ours; None otherwise.
+        duration_s: From its begin to its end.
+        time_to_first_token_s: From its begin to the first that the model said; None where it said nothing.
     """
 
     turn_id: str
@@ -55,18 +65,22 @@ class TurnResult:
     usage: TokenUsage
     status: AgentStatus
     error: str | None
+    aborted: str | None = None
+    cause: CodexError | None = None
+    duration_s: float = 0.0
+    time_to_first_token_s: float | None = None
 
     def raise_for_error(self) -> TurnResult:
         """This result, if the turn completed.
 
         Raises:
-            TurnFailed: it failed.
-            TurnInterrupted: it was aborted.
+            TurnFailed: it failed; `__cause__` is `cause`.
+            TurnInterrupted: it was aborted, by an interrupt or for another turn.
         """
         if self.error is not None:
-            raise TurnFailed(self.turn_id, self.error)
-        if self.status.word == "interrupted":
-            raise TurnInterrupted(self.turn_id, "interrupted")
+            raise TurnFailed(self.turn_id, self.error) from self.cause
+        if self.aborted is not None or self.status.word == "interrupted":
+            raise TurnInterrupted(self.turn_id, self.aborted or "interrupted")
         return self
 
 
@@ -107,16 +121,18 @@ async def run_turn(
 
     Args:
         prompt: The first request.
-        next_prompt: Gives the next one, after all steps so far were taken in; new user input is in it.
+        next_prompt: Gives the next one, after all steps so far were taken in; new user input is in it. It is asked once
+            more for a request that was too long, behind the step `ContextFull`.
         model: Every stream that it begins is closed, also when the turn is left in the middle.
         context: What tools are told; `call_id` is set for each call.
 
     Raises:
         CodexError: the model failed, or its stream ended without `Completed`.
     """
+    was_full = False
     while True:
         calls: list[Call] = []
-        completed = False
+        completed = is_full = False
         stream = model.stream(prompt)
         try:
             async for event in stream:
@@ -130,8 +146,17 @@ async def run_turn(
                 yield event
                 if completed:
                     break
+        except ContextWindowExceeded:
+            if was_full or calls:
+                raise
+            is_full = was_full = True
         finally:
             await close_stream(stream)
+        if is_full:
+            yield ContextFull()
+            prompt = await next_prompt()
+            continue
+        was_full = False
         if not completed:
             raise StreamError("stream closed before response.completed")
         if not calls:

@@ -19,7 +19,7 @@ LAYERS = (
     ("config",),
     ("rollout", "model", "runtime", "services"),
     ("tools",),
-    ("context",),
+    ("context", "compaction"),
     ("turn",),
     ("actors",),
     ("manager",),

@@ -12,6 +12,7 @@ from typing import Any
 
 from codex_actors.actors.messages import Configure
 from codex_actors.actors.shared import Shared
+from codex_actors.config import Config
 from codex_actors.errors import UnsupportedOperation
 from codex_actors.model.provider import provider_name
 from codex_actors.protocol.events import EventMsg, SessionConfigured, TokenUsageInfo
@@ -63,13 +64,13 @@ class Birth:
     warning: str | None = None
 
 
-def configure(shared: Shared, thread_id: ThreadId, message: Configure, cwd: str) -> Birth:
-    """What the thread begins with.
+def configure(shared: Shared, thread_id: ThreadId, message: Configure, config: Config, cwd: str) -> Birth:
+    """What the thread begins with; `config` is the message's, held to its parent's policy.
 
     Raises:
         UnsupportedOperation: the file is paginated, and was to be resumed.
     """
-    config, history = message.config, message.initial_history
+    history = message.initial_history
     keeps = shared.codex_home is not None and not config.ephemeral
     lines = history.get_rollout_items()
     old_meta = session_meta(lines) if lines else None
@@ -97,7 +98,7 @@ def configure(shared: Shared, thread_id: ThreadId, message: Configure, cwd: str)
         path=path,
         meta=meta,
         status=last_status(lines) if isinstance(history, Resumed) else AgentStatus.PENDING_INIT,
-        configured=_configured(shared, thread_id, message, cwd, path, forked_from),
+        configured=_configured(shared, thread_id, message, config, cwd, path, forked_from),
         warning=_model_changed(lines, message.model),
     )
 
@@ -106,6 +107,7 @@ def _configured(
     shared: Shared,
     thread_id: ThreadId,
     message: Configure,
+    config: Config,
     cwd: str,
     path: Path | None,
     forked_from: ThreadId | None,
@@ -123,8 +125,8 @@ def _configured(
         session_id=thread_id,
         model=message.model,
         model_provider_id=provider_name(shared.model.model),
-        approval_policy=message.config.approval_policy,
-        sandbox_policy={"type": message.config.sandbox_policy},
+        approval_policy=config.approval_policy,
+        sandbox_policy={"type": config.sandbox_policy},
         cwd=cwd,
         **optional,
     )

@@ -95,6 +95,23 @@ class CodexThread:
             on_cancel=lambda: inbox.put(Letter(messages.CancelRun(submission.id))),
         )
 
+    def steer(
+        self, text_or_items: str | Sequence[InputItem | str] | UserInput, *, expected_turn_id: str | None = None
+    ) -> Reply[str]:
+        """Give the running turn input; answered with that turn's id when it is accepted.
+
+        It is part of the turn's next model request; where the turn ends before that, it begins the next turn.
+
+        Raises:
+            InvalidRequest: it is no input.
+            NoActiveTurn: by the reply: no turn runs that takes input. It was not taken in.
+            ExpectedTurnMismatch: by the reply: another turn than `expected_turn_id` runs. It was not taken in.
+            InputRefused: by the reply: see `submit`.
+        """
+        submission = Submission(id=self._next_id(), op=parse_input(text_or_items))
+        message = messages.SteerInput(submission, expected_turn_id)
+        return self._ask(message, self._shared.config.ask_timeout_s)
+
     def next_event(self) -> Reply[Event]:
         """The next event of the thread's own stream, open from its birth (behind `session_configured`).
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 from codex_actors.actors import messages
 from codex_actors.actors.control import AgentControl
@@ -14,8 +15,9 @@ from codex_actors.actors.handle import CodexThread, NewThread
 from codex_actors.actors.shared import Shared
 from codex_actors.config import Config
 from codex_actors.errors import InvalidRequest, RolloutError, ThreadNotFound
-from codex_actors.protocol.history import Forked, InitialHistory, Resumed, RolloutItem
+from codex_actors.protocol.history import Forked, InitialHistory, Resumed, RolloutItem, TurnContextItem
 from codex_actors.protocol.ids import ThreadId
+from codex_actors.protocol.ops import APPROVAL_POLICIES, Summary
 from codex_actors.rollout.reader import get_rollout_history, rollout_path_of, thread_id_of_path
 from codex_actors.rollout.replay import last_turn_context, session_meta
 from codex_actors.rollout.truncation import truncate_before_nth_user_message
@@ -136,4 +138,15 @@ def recorded_config(items: tuple[RolloutItem, ...]) -> Config:
         base_instructions=(context.base_instructions if context else None) or (meta.instructions if meta else None),
         developer_instructions=context.developer_instructions if context else None,
         user_instructions=context.user_instructions if context else None,
+        **(_recorded_words(context) if context else {}),
     )
+
+
+def _recorded_words(context: TurnContextItem) -> dict[str, Any]:
+    """Those of Codex's words that mean something here."""
+    words: dict[str, Any] = {"reasoning_effort": context.effort}
+    if context.approval_policy in APPROVAL_POLICIES:
+        words["approval_policy"] = context.approval_policy
+    if context.summary in get_args(Summary):
+        words["reasoning_summary"] = context.summary
+    return words

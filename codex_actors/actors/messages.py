@@ -13,7 +13,7 @@ from codex_actors.config import Config
 from codex_actors.protocol.events import Event
 from codex_actors.protocol.history import InitialHistory, RolloutItem, ThreadSource
 from codex_actors.protocol.ids import ThreadId
-from codex_actors.protocol.ops import Submission, UserInput
+from codex_actors.protocol.ops import ApprovalPolicy, Submission, UserInput
 from codex_actors.protocol.status import AgentStatus, Ended
 from codex_actors.services.auth import AuthManager
 from codex_actors.services.models import ModelsManager
@@ -142,6 +142,15 @@ class ThreadInterrupted(Message[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyChanged(Message[None]):
+    """A thread asks for approval by another policy: its agents are held to it."""
+
+    thread_id: ThreadId
+    approval_policy: ApprovalPolicy
+    agent_control: AgentControl
+
+
+@dataclass(frozen=True, slots=True)
 class AgentFinished(Message[None]):
     """An agent has finished a turn, or ended in the middle of one: its parent has to learn of it."""
 
@@ -170,6 +179,7 @@ class Configure(Message[Event]):
     session_source: ThreadSource
     model: str
     codex_home: Path | None
+    parent_policy: ApprovalPolicy = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +194,21 @@ class RunInput(Message[TurnResult]):
     """Take an input; answered with the result of the turn that took it in."""
 
     submission: Submission
+
+
+@dataclass(frozen=True, slots=True)
+class SteerInput(Message[str]):
+    """Take an input into the running turn; answered with that turn's id when it is accepted."""
+
+    submission: Submission
+    expected_turn_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldPolicy(Message[None]):
+    """Ask for approval at least as often as the parent does."""
+
+    approval_policy: ApprovalPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,17 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from codex_actors.actors.shared import Shared
+from codex_actors.compaction import estimated_tokens
 from codex_actors.errors import RolloutError
 from codex_actors.protocol.events import Event, EventMsg, TokenUsage, TokenUsageInfo
-from codex_actors.protocol.history import ResponseItemLine, RolloutItem, SessionMeta, as_rollout_item
+from codex_actors.protocol.history import (
+    Compacted,
+    CompactedLine,
+    ResponseItemLine,
+    RolloutItem,
+    SessionMeta,
+    as_rollout_item,
+)
 from codex_actors.protocol.items import ResponseItem, Verbatim
 from codex_actors.protocol.wire import made
 from codex_actors.rollout.reader import items_of
@@ -35,6 +43,8 @@ class Answer:
     def __call__(self) -> None:
         self.reply.answer(self.value)
 
+
+NO_SUMMARIES: frozenset[str] = frozenset()
 
 Effect: TypeAlias = Event | Answer | Callable[[], Any]
 
@@ -74,10 +84,13 @@ class ThreadRecord:
         "_retrying",
         "_shared",
         "_watchers",
+        "counted",
         "failed",
         "history",
+        "is_full",
         "lines",
         "path",
+        "summaries",
         "usage",
     )
 
@@ -95,12 +108,17 @@ class ThreadRecord:
         self.usage: TokenUsageInfo | None = None
         self.path: Path | None = None
         self.failed: RolloutError | None = None
+        self.counted = 0
+        self.is_full = False
+        self.summaries: frozenset[str] = NO_SUMMARIES
 
     def load(self, lines: tuple[RolloutItem, ...], history: list[ResponseItem], usage: TokenUsageInfo | None) -> None:
         """Begin with what was recorded before."""
         self.lines = list(lines)
         self.history = history
         self.usage = usage
+        self.counted = len(history) if usage is not None else 0
+        self.summaries = frozenset(line.payload.message for line in lines if isinstance(line, CompactedLine))
 
     @property
     def is_written(self) -> bool:
@@ -211,12 +229,38 @@ class ThreadRecord:
         self._outbox, self._kept = None, self._number
         return waiting
 
-    def count(self, usage: TokenUsage | None) -> TokenUsageInfo | None:
-        """Add a request's usage to the thread's."""
+    def count(self, usage: TokenUsage | None, window: int | None = None) -> TokenUsageInfo | None:
+        """Add the usage of a request, which the whole history was part of, to the thread's."""
         if usage is not None:
             total = usage if self.usage is None else self.usage.total_token_usage + usage
-            self.usage = made(TokenUsageInfo, total_token_usage=total, last_token_usage=usage)
+            self.usage = made(
+                TokenUsageInfo, total_token_usage=total, last_token_usage=usage, model_context_window=window
+            )
+            self.counted = len(self.history)
         return self.usage
+
+    def estimate(self, last: TokenUsage, window: int | None) -> TokenUsageInfo:
+        """The usage where the newest is not from a server."""
+        total = TokenUsage() if self.usage is None else self.usage.total_token_usage
+        self.usage = TokenUsageInfo(total_token_usage=total, last_token_usage=last, model_context_window=window)
+        return self.usage
+
+    def context_tokens(self) -> int:
+        """About how long the next request is: what the server has counted, and an estimate of what came behind it."""
+        if self.usage is None or not 0 < self.counted <= len(self.history):
+            return estimated_tokens(self.history)
+        return self.usage.last_token_usage.total_tokens + estimated_tokens(self.history[self.counted :])
+
+    def roll_back(self, history: list[ResponseItem]) -> None:
+        """The history is cut: its length was not counted by any server."""
+        self.history, self.counted = history, 0
+
+    def replace(self, history: list[ResponseItem], compacted: Compacted, *events: EventMsg) -> None:
+        """The history is replaced by a summary."""
+        self.roll_back(history)
+        self.is_full = False
+        self.summaries |= {compacted.message}
+        self.add(compacted, *events)
 
     def rollout_items(self) -> tuple[RolloutItem, ...]:
         """All lines, in order."""

@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from codex_actors.actors.approvals import AskApproval, ask_approval
 from codex_actors.actors.turn_state import Turn
+from codex_actors.actors.turn_task import ToolSaid
+from codex_actors.compaction import SUMMARY_PREFIX, Summary
+from codex_actors.context import build_initial_context
 from codex_actors.model.provider import Completed, ItemAdded, ItemDone, ReasoningDelta, Retrying, TextDelta
 from codex_actors.protocol.events import (
     AgentMessage,
@@ -17,27 +21,42 @@ from codex_actors.protocol.events import (
     AgentReasoning,
     AgentReasoningDelta,
     AgentText,
+    ContextCompacted,
+    ExecCommandBegin,
+    ExecCommandEnd,
     FunctionCallItem,
     ItemCompleted,
     ItemStarted,
     ReasoningItem,
     StreamErrorEvent,
     TokenCount,
+    TokenUsage,
+    Warning,
 )
+from codex_actors.protocol.history import Compacted
 from codex_actors.protocol.items import CustomToolCall, FunctionCall, LocalShellCall, Message, Reasoning
 from codex_actors.protocol.wire import made
+from codex_actors.rollout.replay import summarized
 from codex_actors.tools.toolbox import CallDone
-from codex_actors.turn import CALLS
+from codex_actors.turn import CALLS, ContextFull
 
 if TYPE_CHECKING:
     from codex_actors.actors.thread import ThreadActor
 
 
+def _speaks(actor: ThreadActor, turn: Turn) -> None:
+    turn.first_token_s = actor.shared.clock.passed_s() - turn.started_s
+
+
 def _text_delta(actor: ThreadActor, turn: Turn, step: TextDelta) -> None:
+    if turn.first_token_s is None:
+        _speaks(actor, turn)
     actor.emit(turn, made(AgentMessageDelta, delta=step.delta))
 
 
 def _reasoning_delta(actor: ThreadActor, turn: Turn, step: ReasoningDelta) -> None:
+    if turn.first_token_s is None:
+        _speaks(actor, turn)
     actor.emit(turn, made(AgentReasoningDelta, delta=step.delta))
 
 
@@ -60,6 +79,9 @@ def _item_added(actor: ThreadActor, turn: Turn, step: ItemAdded | ItemDone) -> N
 def _item_done(actor: ThreadActor, turn: Turn, step: ItemDone) -> None:
     """Codex's order: the item and its old-style event are kept together, then `item_completed` is shown before it."""
     item = step.item
+    turn.inputs = None
+    if turn.first_token_s is None:
+        _speaks(actor, turn)
     if isinstance(item, (Message, Reasoning)):
         if turn.item_id is None:
             _item_added(actor, turn, step)
@@ -103,9 +125,65 @@ def _call_done(actor: ThreadActor, turn: Turn, step: CallDone) -> None:
 def _completed(actor: ThreadActor, turn: Turn, step: Completed) -> None:
     if step.usage is not None:
         turn.usage = step.usage if turn.usage is None else turn.usage + step.usage
-    event = made(TokenCount, info=actor.record.count(step.usage))
+    turn.inputs, turn.is_compacted, actor.record.is_full = None, False, False
+    event = made(TokenCount, info=actor.record.count(step.usage, turn.settings.config.model_context_window))
     actor.record.add(event)
     actor.emit(turn, event)
+
+
+def _context_full(actor: ThreadActor, turn: Turn, _step: ContextFull) -> None:
+    """Source: `set_total_tokens_full`."""
+    actor.record.is_full = True
+
+
+def _summary(actor: ThreadActor, turn: Turn, step: Summary) -> None:
+    record, (config, _, cwd) = actor.record, turn.settings
+    if step.usage is not None:
+        turn.usage = step.usage if turn.usage is None else turn.usage + step.usage
+        record.count(step.usage, config.model_context_window)
+    end = len(record.history) if turn.inputs is None else turn.inputs
+    old, new_input = record.history[:end], record.history[end:]
+    turn.before += tuple(old[turn.first :])
+    text = f"{SUMMARY_PREFIX}\n\n{step.text}"
+    history = summarized(build_initial_context(config, cwd=cwd), old, text, record.summaries)
+    if turn.inputs is not None:
+        turn.inputs = len(history)
+    history += new_input
+    turn.first, turn.is_compacted = len(history), True
+    compacted = Compacted(message=text, replacement_history=tuple(history))
+    record.replace(history, compacted, event := ContextCompacted())
+    usage = TokenUsage(total_tokens=record.context_tokens())
+    count = TokenCount(info=record.estimate(usage, config.model_context_window))
+    record.add(count)
+    actor.emit(turn, event)
+    actor.emit(turn, count)
+    left_out = f" {step.left_out} of its oldest items did not fit into the request for it." if step.left_out else ""
+    actor.emit(turn, Warning(message=f"The history was replaced by a summary, which may leave details out.{left_out}"))
+
+
+def _tool_said(actor: ThreadActor, turn: Turn, step: ToolSaid) -> None:
+    msg = step.msg
+    if isinstance(msg, ExecCommandBegin):
+        turn.commands[msg.call_id] = msg, actor.shared.clock.passed_s()
+    elif isinstance(msg, ExecCommandEnd):
+        turn.commands.pop(msg.call_id, None)
+    actor.emit(turn, msg)
+
+
+def cut_commands(actor: ThreadActor, turn: Turn) -> None:
+    """The commands that still run end with their turn: who watches is told."""
+    for begin, since_s in turn.commands.values():
+        passed_s = actor.shared.clock.passed_s() - since_s
+        end = ExecCommandEnd(
+            call_id=begin.call_id,
+            turn_id=begin.turn_id,
+            command=begin.command,
+            cwd=begin.cwd,
+            exit_code=-1,
+            duration={"secs": int(passed_s), "nanos": int(passed_s % 1 * 1e9)},
+        )
+        actor.emit(turn, end)
+    turn.commands.clear()
 
 
 COMMIT: dict[type, Callable[[ThreadActor, Turn, Any], None]] = {
@@ -116,5 +194,9 @@ COMMIT: dict[type, Callable[[ThreadActor, Turn, Any], None]] = {
     Completed: _completed,
     CallDone: _call_done,
     Retrying: _retrying,
+    ContextFull: _context_full,
+    Summary: _summary,
+    ToolSaid: _tool_said,
+    AskApproval: ask_approval,
 }
 """What records a step of the running turn and shows it, by the step's class. Runs in: the loop's OS thread."""

@@ -27,7 +27,7 @@ from codex_actors.errors import (
 from codex_actors.protocol.events import Event, SessionConfigured
 from codex_actors.protocol.history import New, Resumed, SubAgentSource, ThreadSource
 from codex_actors.protocol.ids import INITIAL_SUBMIT_ID, ThreadId
-from codex_actors.protocol.ops import Shutdown, Submission, UserInput
+from codex_actors.protocol.ops import Compact, Shutdown, Submission, UserInput, UserTurn
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.replay import session_meta
 from codex_actors.runtime.actor import LATER, LoopActor, answer, answer_with
@@ -80,7 +80,13 @@ class Registry:
         return [*listed, *self.leaving.values(), *(birth.actor for birth in self.births.values())]
 
 
-FACTS = (messages.ThreadConfigured, messages.ThreadEnded, messages.ThreadInterrupted, messages.AgentFinished)
+FACTS = (
+    messages.ThreadConfigured,
+    messages.ThreadEnded,
+    messages.ThreadInterrupted,
+    messages.PolicyChanged,
+    messages.AgentFinished,
+)
 """What the supervisor is told, also while it closes."""
 
 
@@ -129,6 +135,8 @@ class SupervisorActor(LoopActor):
                 return self._forget(message)
             case messages.ThreadInterrupted():
                 return self._take_along(message, messages.InterruptAgent())
+            case messages.PolicyChanged():
+                return self._take_along(message, messages.HoldPolicy(message.approval_policy))
             case messages.AgentFinished():
                 return self._tell_parent(message)
             case messages.GetThread():
@@ -210,7 +218,9 @@ class SupervisorActor(LoopActor):
         self._births[thread_id] = Birth(actor, configured, [told])
         ref = self.actor_ref
         configured.when_done(lambda: ref.actor_inbox.put(Letter(messages.ThreadConfigured(thread_id))))
-        configure = messages.Configure(message.config, history, source, model, self.shared.codex_home)
+        parent = self._actor(source.parent_thread_id) if isinstance(source, SubAgentSource) else None
+        policy = "never" if parent is None else parent.config.approval_policy
+        configure = messages.Configure(message.config, history, source, model, self.shared.codex_home, policy)
         actor.actor_inbox.put(Letter(configure, configured))
 
     def _place(self, message: messages.SpawnThread) -> tuple[ThreadSource, AgentControl]:
@@ -337,7 +347,7 @@ class SupervisorActor(LoopActor):
     def _send_op(self, message: messages.SendOp) -> Any:
         actor = self._thread(message.thread_id)._actor
         tree = actor.control.tree
-        is_start = isinstance(message.submission.op, UserInput) and actor.phase == "idle"
+        is_start = isinstance(message.submission.op, UserInput | UserTurn | Compact) and actor.phase == "idle"
         if actor.is_agent and is_start and actor.thread_id not in tree.at_work:
             self._check_limits(actor.config, self._services.session_source, tree, is_agent=True)
             tree.works(actor)  # from now on, not only when its turn begins
@@ -373,7 +383,9 @@ class SupervisorActor(LoopActor):
             return None
         return thread
 
-    def _take_along(self, message: messages.ThreadInterrupted | messages.ThreadEnded, fate: Any) -> None:
+    def _take_along(
+        self, message: messages.ThreadInterrupted | messages.PolicyChanged | messages.ThreadEnded, fate: Any
+    ) -> None:
         """The agents of a thread share its fate; each takes its own agents along in turn."""
         for child in message.agent_control.tree.children_of(message.thread_id):
             child.actor_inbox.put(unheeded(fate))

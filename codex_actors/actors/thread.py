@@ -7,6 +7,7 @@ it and tells each step; a step of a turn that has ended is dropped.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,14 @@ from typing import Any, Literal
 from codex_actors.actors import messages
 from codex_actors.actors.birth import Birth, configure, drop_accepted
 from codex_actors.actors.control import AgentControl
+from codex_actors.actors.ops import handle_op, steer, take_in
 from codex_actors.actors.record import Answer, Effect, ThreadRecord
+from codex_actors.actors.settings import hold_policy, stricter
 from codex_actors.actors.shared import Shared
 from codex_actors.actors.steps import COMMIT
 from codex_actors.actors.turn_state import Accepted, Turn
 from codex_actors.actors.turn_task import DELTA_STEPS, TakeInput, TurnEnded
-from codex_actors.actors.turns import INTERRUPTED, begin_turn, close_calls, end_turn, prompt_of, take_waiting
+from codex_actors.actors.turns import INTERRUPTED, close_calls, end_turn, request_of, take_waiting
 from codex_actors.actors.waiting import Waiting, notice_of
 from codex_actors.actors.watchers import Watchers
 from codex_actors.config import Config
@@ -31,15 +34,13 @@ from codex_actors.protocol.events import (
     SessionConfigured,
     ShutdownComplete,
     TaskComplete,
-    ThreadRolledBack,
     Warning,
 )
 from codex_actors.protocol.history import Forked, SubAgentSource, ThreadSource
 from codex_actors.protocol.ids import INITIAL_SUBMIT_ID, ThreadId
-from codex_actors.protocol.ops import Interrupt, Shutdown, Submission, ThreadRollback, UserInput
+from codex_actors.protocol.ops import ApprovalPolicy
 from codex_actors.protocol.status import AgentStatus, Ended
 from codex_actors.protocol.wire import made
-from codex_actors.rollout.truncation import drop_last_n_user_turns
 from codex_actors.runtime.actor import LATER, LoopActor
 from codex_actors.runtime.status_watch import StatusCell
 from codex_actors.runtime.streams import EventStream
@@ -63,6 +64,12 @@ class ThreadActor(LoopActor):
     toolbox: Toolbox | None = None
     is_released = False
     is_unreported = False
+    has_new_context = False
+    """Whether its model was not told yet that the settings changed."""
+    own_policy: ApprovalPolicy = "never"
+    parent_policy: ApprovalPolicy = "never"
+    approved: frozenset[tuple[tuple[str, ...], str]] = frozenset()
+    """The commands, with their folders, that were approved for as long as it lives."""
     _is_cut = False
     _is_withdrawn = False
     _term = 0
@@ -123,19 +130,21 @@ class ThreadActor(LoopActor):
         """Handle one message. A foreign one is a `TypeError`: told, it ends this thread and no other."""
         match message:
             case messages.SubmitOp():
-                return self._submit(message.submission)
+                return handle_op(self, message.submission)
             case messages.RunInput():
                 accepted = Accepted.of(message.submission, self.sender_context)
                 accepted.result = self.reply_to
-                self._take_in(accepted)
+                take_in(self, accepted)
                 return LATER
+            case messages.SteerInput():
+                return steer(self, message.submission, message.expected_turn_id)
             case messages.Configure():
                 return self._configure(message)
             case messages.CancelRun():
                 self._cancel_run(message.submission_id)
             case messages.InterruptAgent():
                 self._is_cut = self._awaits_input  # a newborn's turn is interrupted as soon as it begins
-                self._interrupt(is_along=True)
+                self.interrupt(is_along=True)
             case messages.TakeNotice():
                 self._take_notice(message)
             case messages.GiveHistory():
@@ -144,6 +153,9 @@ class ThreadActor(LoopActor):
                 self.watchers.subscribe(message.ref)
             case messages.Unsubscribe():
                 self.watchers.unsubscribe(message.ref)
+            case messages.HoldPolicy():
+                self.parent_policy = message.approval_policy
+                hold_policy(self)
             case messages.WarnOf():
                 self.watchers.publish(Event(self._event_id(), Warning(message=message.message)))
             case _:
@@ -154,9 +166,17 @@ class ThreadActor(LoopActor):
 
     def _configure(self, message: messages.Configure) -> Any:
         self.config = message.config
+        if message.config.approval_policy != "never":
+            self.own_policy = message.config.approval_policy
+        if message.parent_policy != "never":
+            self.parent_policy = message.parent_policy
+            policy = stricter(self.own_policy, self.parent_policy)
+            self.config = replace(message.config, approval_policy=policy)
+        if self.config.approval_policy != "never":  # its agents may have been resumed before it
+            self.control.tell(messages.PolicyChanged(self.thread_id, self.config.approval_policy, self.control))
         self.cwd = self.config.cwd or self.shared.cwd()
         self.model = message.model
-        birth = configure(self.shared, self.thread_id, message, str(self.cwd))
+        birth = configure(self.shared, self.thread_id, message, self.config, str(self.cwd))
         record = self.record
         if birth.lines:
             lines = drop_accepted(birth.lines) if isinstance(message.initial_history, Forked) else birth.lines
@@ -185,46 +205,17 @@ class ThreadActor(LoopActor):
             record.show(Answer(self.reply_to, event))
         return LATER
 
-    # --- ops -------------------------------------------------------------------------------------------------------
+    # --- ops (see `ops`) -------------------------------------------------------------------------------------------------
 
-    def _submit(self, submission: Submission) -> Any:
-        op, reply = submission.op, self.reply_to
-        if isinstance(op, UserInput):
-            accepted = Accepted.of(submission, self.sender_context)
-            accepted.ack = reply
-            self._take_in(accepted)
-            return LATER
-        match op:
-            case Interrupt():
-                self._interrupt()
-            case ThreadRollback():
-                self._roll_back(submission.id, op.num_turns)
-            case Shutdown():
-                self._interrupt()
-        if reply is not None:
-            self.record.show(Answer(reply, submission.id))
-        if isinstance(op, Shutdown):
-            self.shut_down()
-        return LATER
-
-    def _take_in(self, accepted: Accepted) -> None:
-        if self.turn is not None:
-            self._wait().add(accepted, self.shared.config.ask_timeout_s)
-            return
-        tree = self.control.tree
-        refusal = tree.refusal(self.config) if self.is_agent and self.thread_id not in tree.at_work else None
-        if refusal is not None:
-            accepted.fail(refusal)
-            return
-        # What was accepted before the thread was loaded stands in front of it.
-        waiting = [] if self.waiting is None else self.waiting.take_inputs()
-        begin_turn(self, accepted.submission_id, accepted.context, [*waiting, accepted])
+    def begun(self) -> None:
+        """Its first input was taken in; the interrupt that came before it counts now."""
         self._awaits_input = False
         if self._is_cut:
             self._is_cut = False
-            self._interrupt()
+            self.interrupt()
 
-    def _wait(self) -> Waiting:
+    def wait(self) -> Waiting:
+        """What waits for its next model request, or will."""
         if self.waiting is None:
             self.waiting = Waiting(self.record, self.pump)
         return self.waiting
@@ -232,9 +223,9 @@ class ThreadActor(LoopActor):
     def _cancel_run(self, submission_id: str) -> None:
         waits = self.waiting is not None and self.waiting.holds(submission_id)
         if self.turn is not None and (waits or submission_id in self.turn.submission_ids):
-            self._interrupt()
+            self.interrupt()
 
-    def _interrupt(self, *, is_along: bool = False) -> None:
+    def interrupt(self, *, is_along: bool = False) -> None:
         """Abort what was sent before. What the task has already told has happened; its deltas are dropped. The thread's
         agents are interrupted with it; those of an idle one only when it `is_along` itself."""
         for step in self.actor_inbox.take_steps():
@@ -250,7 +241,7 @@ class ThreadActor(LoopActor):
 
     def _take_notice(self, message: messages.TakeNotice) -> None:
         """An idle thread records it, unless it has recorded nothing yet; a running one does before its next request."""
-        self._wait().notices.append(notice_of(message.thread_id, message.status))
+        self.wait().notices.append(notice_of(message.thread_id, message.status))
         if self.turn is None and self.phase == "idle" and self.record.is_begun:
             self.record_notices()
 
@@ -264,21 +255,6 @@ class ThreadActor(LoopActor):
         for notice in notices:
             self.record.add_item(notice)
 
-    def _roll_back(self, submission_id: str, num_turns: int) -> None:
-        problem = None
-        if num_turns == 0:
-            problem = "num_turns must be >= 1"
-        elif self.turn is not None:
-            problem = "Cannot rollback while a turn is in progress."
-        if problem is not None:
-            self.record.show(Event(submission_id, Error(message=problem, codex_error_info="thread_rollback_failed")))
-            return
-        event = ThreadRolledBack(num_turns=num_turns)
-        self.record.history = drop_last_n_user_turns(self.record.history, num_turns)
-        if self.record.is_begun:  # nothing of a new thread is on disk before its first turn
-            self.record.add(event)
-        self.record.show(Event(submission_id, event))
-
     # --- its turn (see `turns`) --------------------------------------------------------------------------------------
 
     def on_step(self, told: tuple[str, Any]) -> None:
@@ -288,11 +264,11 @@ class ThreadActor(LoopActor):
         if turn is None or turn.id != turn_id:
             return
         if isinstance(step, TurnEnded):
-            end_turn(self, error=step.error, finished=True)
+            end_turn(self, error=step.error, cause=step.cause, finished=True)
         elif isinstance(step, TakeInput):
             take_waiting(self, turn)
-            if not step.prompt.done():
-                step.prompt.set_result(prompt_of(self, turn))
+            if not step.request.done():
+                step.request.set_result(request_of(self, turn))
         else:
             COMMIT[type(step)](self, turn, step)
 
@@ -361,7 +337,7 @@ class ThreadActor(LoopActor):
 
     def stop_now(self) -> None:
         """As the op `shutdown`, in front of all that waits in the mailbox. Runs in: the loop's OS thread."""
-        self._interrupt()
+        self.interrupt()
         self.shut_down()
 
     _stop = stop_now

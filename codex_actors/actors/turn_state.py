@@ -6,15 +6,20 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from codex_actors.protocol.events import TokenUsage, UserMessage
+from codex_actors.config import Config
+from codex_actors.protocol.events import ExecCommandBegin, TokenUsage, UserMessage
 from codex_actors.protocol.history import InputAccepted, ResponseItemLine
-from codex_actors.protocol.items import ImageInput, InputItem, Message, TextInput, user_message
-from codex_actors.protocol.ops import Submission, UserInput
+from codex_actors.protocol.items import ImageInput, InputItem, Message, ResponseItem, TextInput, user_message
+from codex_actors.protocol.ops import Submission, UserInput, UserTurn
 from codex_actors.protocol.wire import made
 from codex_actors.rollout.replay import Call
 from codex_actors.runtime.reply import Reply
+
+if TYPE_CHECKING:
+    from codex_actors.actors.approvals import OpenApproval
 
 
 @dataclass(slots=True)
@@ -28,6 +33,7 @@ class Accepted:
         context: The context of its `submit`; None for an input that was found at load.
         is_recorded: Whether an `input_accepted` line stands for it.
         told: Its event, once it is history.
+        answer: What `ack` is answered with where it is not the submission id.
     """
 
     submission_id: str
@@ -38,11 +44,12 @@ class Accepted:
     result: Reply[Any] | None = None
     is_recorded: bool = False
     told: UserMessage | None = None
+    answer: str | None = None
 
     @classmethod
     def of(cls, submission: Submission, context: contextvars.Context | None) -> Accepted:
-        """The input of a `user_input` submission."""
-        assert isinstance(submission.op, UserInput)
+        """The input of a `user_input` or `user_turn` submission."""
+        assert isinstance(submission.op, UserInput | UserTurn)
         return cls(submission.id, submission.op.items, submission.op.final_output_json_schema, context)
 
     @classmethod
@@ -77,6 +84,14 @@ class Accepted:
         return UserMessage(message=text, images=images) if images else UserMessage(message=text)
 
 
+class Settings(NamedTuple):
+    """What a turn goes by; later changes count from the next one on."""
+
+    config: Config
+    model: str
+    cwd: Path
+
+
 @dataclass(slots=True)
 class Turn:
     """A turn from its first input to its one end."""
@@ -84,8 +99,20 @@ class Turn:
     id: str
     context: contextvars.Context | None
     schema: dict[str, Any] | None
-    first: int
+    settings: Settings
+    started_s: float
+    """By the clock's `passed_s`."""
+    is_compaction: bool = False
+    """Whether it only replaces the history by a summary: no input joins it."""
+    first: int = 0
     """Where in the history the items of this turn begin, behind its input."""
+    inputs: int | None = None
+    """Where its input begins in the history, while the model has not answered to it."""
+    is_compacted: bool = False
+    """Whether nothing was asked since the history was replaced by a summary: another one would be no shorter."""
+    before: tuple[ResponseItem, ...] = ()
+    """Its items that a compaction took out of the history."""
+    first_token_s: float | None = None
     task: asyncio.Task[None] | None = None
     expire: Callable[[], None] | None = None
     """What its deadline calls."""
@@ -95,6 +122,10 @@ class Turn:
     text: str | None = None
     usage: TokenUsage | None = None
     open_calls: list[Call] = field(default_factory=list)
+    approvals: dict[str, OpenApproval] = field(default_factory=dict)
+    """The requests that nobody has answered, by their ids."""
+    commands: dict[str, tuple[ExecCommandBegin, float]] = field(default_factory=dict)
+    """The commands that run, by their calls, and since when."""
     submission_ids: list[str] = field(default_factory=list)
     results: list[Reply[Any]] = field(default_factory=list)
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from codex_actors.actors.approvals import AskApproval
 from codex_actors.actors.shared import Shared
+from codex_actors.compaction import summarize
 from codex_actors.errors import CodexError
 from codex_actors.model.provider import Prompt, ReasoningDelta, TextDelta
+from codex_actors.protocol.events import EventMsg
+from codex_actors.protocol.ops import ReviewDecision
 from codex_actors.tools.tool import ToolContext
 from codex_actors.tools.toolbox import Toolbox
 from codex_actors.turn import run_turn
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from codex_actors.actors.thread import ThreadActor
+    from codex_actors.compaction import SummaryStep
     from codex_actors.turn import Step
 
 DELTA_STEPS = (TextDelta, ReasoningDelta)
@@ -28,37 +34,99 @@ DELTAS_PER_SLICE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class TakeInput:
-    """The task is about to ask the model again: what was steered in becomes history, and `prompt` is the whole of it."""
+class Request:
+    """What the model is asked next. With a `compaction`, that is asked first, and then for the request anew; without a
+    `prompt` nothing is asked behind it."""
 
-    prompt: asyncio.Future[Prompt]
+    prompt: Prompt | None
+    compaction: Prompt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakeInput:
+    """The task is about to ask the model again: what was steered in becomes history, and `request` has the whole of it."""
+
+    request: asyncio.Future[Request]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSaid:
+    """A running tool call shows an event."""
+
+    msg: EventMsg
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The task is over; `error` is None where the model had no more calls."""
+    """The task is over; `error` is None where the model had no more calls, `cause` an error of ours behind it."""
 
     error: str | None
+    cause: CodexError | None = None
+
+
+class Road:
+    """The way from a tool call to the actor of its turn, which it does not keep alive: a tool may outlast its turn."""
+
+    __slots__ = ("_actor", "_turn_id")
+
+    def __init__(self, actor: ThreadActor, turn_id: str) -> None:
+        self._actor = weakref.ref(actor)
+        self._turn_id = turn_id
+
+    async def emit(self, msg: EventMsg) -> None:
+        """Show an event of the turn, if it still runs."""
+        actor = self._actor()
+        if actor is not None and not actor.actor_inbox.put_step(actor, (self._turn_id, ToolSaid(msg))):
+            await actor.actor_inbox.room()
+
+    async def ask_approval(
+        self, call_id: str, command: tuple[str, ...], cwd: str, reason: str | None
+    ) -> ReviewDecision:
+        """Ask whoever watches the thread; `denied` where the turn has ended."""
+        actor = self._actor()
+        if actor is None or actor.turn is None or actor.turn.id != self._turn_id:
+            return "denied"
+        answer: asyncio.Future[ReviewDecision] = asyncio.get_running_loop().create_future()
+        actor.actor_inbox.put_step(actor, (self._turn_id, AskApproval(call_id, command, cwd, reason, answer)))
+        del actor
+        return await answer
 
 
 async def drive_turn(
-    shared: Shared, actor: ThreadActor, turn_id: str, prompt: Prompt, toolbox: Toolbox, context: ToolContext
+    shared: Shared, actor: ThreadActor, turn_id: str, request: Request, toolbox: Toolbox, context: ToolContext
 ) -> None:
     """Run the turn `turn_id`. Whatever happens, its last step is `TurnEnded`; a stale task's steps are dropped."""
     thread_id = actor.thread_id  # read by the watchdog
     box = actor.actor_inbox
     error: str | None = f"the turn of thread {thread_id} was cancelled from outside the runtime"
+    cause: CodexError | None = None
+    model = shared.model.model
+
+    async def prompt_of(request: Request) -> Prompt | None:
+        if request.compaction is None:
+            return request.prompt
+        async with aclosing(cast("AsyncGenerator[SummaryStep]", summarize(request.compaction, model))) as steps:
+            async for step in steps:
+                box.put_step(actor, (turn_id, step))
+        return None if request.prompt is None else await next_prompt()
 
     async def next_prompt() -> Prompt:
-        answer: asyncio.Future[Prompt] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
         box.put_step(actor, (turn_id, TakeInput(answer)))
-        return await answer
+        prompt = await prompt_of(await answer)
+        assert prompt is not None  # only the first request of a turn may have none
+        return prompt
 
     try:
         if not shared.model.is_open:
             await shared.model.ready()
         deltas = 0
-        steps = cast("AsyncGenerator[Step]", run_turn(prompt, next_prompt, shared.model.model, toolbox, context))
+        prompt = await prompt_of(request)
+        del request
+        if prompt is None:
+            error = None
+            return
+        steps = cast("AsyncGenerator[Step]", run_turn(prompt, next_prompt, model, toolbox, context))
         async with aclosing(steps):
             async for step in steps:
                 if not box.put_step(actor, (turn_id, step)):
@@ -72,16 +140,22 @@ async def drive_turn(
         task = asyncio.current_task()
         if task is None or not task.cancelling():  # nobody cancelled it: the model raised this by itself
             error = _text(raised)
+    except CodexError as raised:
+        error, cause = str(raised), _alone(raised)
     except KeyboardInterrupt:
         error = "interrupted by the keyboard"
         raise
     except BaseException as raised:
         error = _text(raised)
     finally:
-        box.put_step(actor, (turn_id, TurnEnded(error)))
+        box.put_step(actor, (turn_id, TurnEnded(error, cause)))
+
+
+def _alone(error: CodexError) -> CodexError:
+    """The error without the frames it came through: a result that is kept must keep nothing of the turn alive."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 def _text(error: BaseException) -> str:
-    if isinstance(error, CodexError):
-        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -10,15 +10,26 @@ import contextvars
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from codex_actors.actors.approvals import drop_approvals
 from codex_actors.actors.record import Answer
-from codex_actors.actors.steps import COMMIT
-from codex_actors.actors.turn_state import Accepted, Turn
-from codex_actors.actors.turn_task import TurnEnded, drive_turn
+from codex_actors.actors.steps import COMMIT, cut_commands
+from codex_actors.actors.turn_state import Accepted, Settings, Turn
+from codex_actors.actors.turn_task import Request, Road, TurnEnded, drive_turn
 from codex_actors.actors.waiting import acknowledge
+from codex_actors.compaction import compaction_prompt, has_what_to_compact
 from codex_actors.context import context_changes
+from codex_actors.errors import CodexError
 from codex_actors.model.provider import Prompt
-from codex_actors.protocol.events import Error, EventMsg, TaskComplete, TaskStarted, TokenUsage, TurnAborted
-from codex_actors.protocol.status import AgentStatus
+from codex_actors.protocol.events import (
+    Error,
+    EventMsg,
+    TaskComplete,
+    TaskStarted,
+    TokenUsage,
+    TurnAborted,
+    Warning,
+)
+from codex_actors.protocol.status import AgentStatus, status_after
 from codex_actors.protocol.wire import made
 from codex_actors.tools.tool import ToolContext
 from codex_actors.tools.toolbox import CallDone, Toolbox, done
@@ -31,29 +42,28 @@ INTERRUPTED = "aborted by user"
 """The output of a call that an interrupt cut. Source: `tools/parallel.rs`."""
 
 
+NOTHING = Request(None)
+"""There is nothing to ask."""
+
+
 def begin_turn(actor: ThreadActor, turn_id: str, context: contextvars.Context | None, inputs: list[Accepted]) -> None:
     """Record what is to be answered, and start the turn's task in `context` (None: the manager's)."""
-    turn = actor.turn = Turn(turn_id, context, inputs[-1].schema, 0)
-    actor.phase = "running"
+    turn = _begin(actor, turn_id, context)
+    turn.schema = inputs[-1].schema
     actor.is_unreported = True
-    if actor.is_agent:
-        actor.control.tree.works(actor)
-    actor.shared.watchdog.watch()
-    limit_s = actor.shared.config.turn_timeout_s
-    turn.expire = partial(_expire_turn, actor, turn, limit_s)
-    actor.pump.deadlines(limit_s).set(turn.expire)
-    actor.emit(turn, made(TaskStarted, turn_id=turn_id))
     history = actor.record.history
     lines: list[Any] = []
     birth, actor.birth = actor.birth, None
-    if birth is not None:
+    if birth is not None or actor.has_new_context:
+        actor.has_new_context = False
         changes = context_changes(actor.config, history, cwd=actor.cwd)
+        lines += [*(birth.owed if birth is not None else ()), *changes]
         history += changes
-        lines += [*birth.owed, *changes]
     if actor.waiting is not None and actor.waiting.notices:
         notices = actor.waiting.take_notices()
         history += notices
         lines += notices
+    turn.inputs = len(history)
     for accepted in inputs:
         lines += _history_lines(actor, turn, accepted)
     lines.append(actor.shared.turn_context(actor.config, actor.model, turn.schema, actor.cwd))
@@ -61,6 +71,39 @@ def begin_turn(actor: ThreadActor, turn_id: str, context: contextvars.Context | 
     actor.record.add(*lines)
     for accepted in inputs:
         _taken(actor, turn, accepted)
+    _launch_later(actor, turn)
+
+
+def begin_compaction(actor: ThreadActor, turn_id: str, context: contextvars.Context | None) -> None:
+    """Replace the history by a summary, in a turn of its own; a running turn makes room for it.
+
+    Source: `codex-rs/core/src/tasks/compact.rs`.
+    """
+    if actor.turn is not None:
+        close_calls(actor, actor.turn, INTERRUPTED)
+        end_turn(actor, aborted="replaced", begins_next=False)
+    turn = _begin(actor, turn_id, context)
+    turn.is_compaction = True
+    turn.first = turn.inputs = len(actor.record.history)
+    actor.record_notices()
+    _launch_later(actor, turn)
+
+
+def _begin(actor: ThreadActor, turn_id: str, context: contextvars.Context | None) -> Turn:
+    settings = Settings(actor.config, actor.model, actor.cwd)
+    turn = actor.turn = Turn(turn_id, context, None, settings, actor.shared.clock.passed_s())
+    actor.phase = "running"
+    if actor.is_agent:
+        actor.control.tree.works(actor)
+    actor.shared.watchdog.watch()
+    limit_s = actor.shared.config.turn_timeout_s
+    turn.expire = partial(_expire_turn, actor, turn, limit_s)
+    actor.pump.deadlines(limit_s).set(turn.expire)
+    actor.emit(turn, made(TaskStarted, turn_id=turn_id, model_context_window=actor.config.model_context_window))
+    return turn
+
+
+def _launch_later(actor: ThreadActor, turn: Turn) -> None:
     # Outside the handler: under an eager task factory the task begins to run where it is made.
     actor.pump.after(lambda: _launch(actor, turn))
 
@@ -97,10 +140,15 @@ def _launch(actor: ThreadActor, turn: Turn) -> None:
         return
     coroutine = None
     try:
-        toolbox = _tools(actor)
-        control = actor.control.of(actor.thread_id, actor.depth) if actor.config.tools else actor.control
-        context = ToolContext(actor.thread_id, turn.id, "", control, actor.config)
-        coroutine = drive_turn(actor.shared, actor, turn.id, prompt_of(actor, turn), toolbox, context)
+        toolbox, (config, _, cwd) = _tools(actor), turn.settings
+        control = actor.control.of(actor.thread_id, actor.depth) if config.tools else actor.control
+        context = ToolContext(actor.thread_id, turn.id, "", control, config, cwd, Road(actor, turn.id))
+        request = request_of(actor, turn)
+        if request == NOTHING:
+            actor.emit(turn, Warning(message="there is nothing to compact yet"))
+            end_turn(actor, finished=True)
+            return
+        coroutine = drive_turn(actor.shared, actor, turn.id, request, toolbox, context)
         # An empty context is false, and still the client's.
         context_of_turn = actor.pump.context.copy() if turn.context is None else turn.context
         turn.context = None
@@ -134,55 +182,119 @@ def _tools(actor: ThreadActor) -> Toolbox:
 
 def prompt_of(actor: ThreadActor, turn: Turn) -> Prompt:
     """The whole history, as the next request of the turn takes it."""
+    config, model, _ = turn.settings
     return Prompt(
         thread_id=actor.thread_id,
-        model=actor.model,
-        instructions=actor.config.base_instructions,
+        model=model,
+        instructions=config.base_instructions,
         input=tuple(actor.record.history),
         tools=_tools(actor).specs,
         parallel_tool_calls=True,
         output_schema=turn.schema,
+        reasoning_effort=config.reasoning_effort,
+        reasoning_summary=config.reasoning_summary,
+        verbosity=config.verbosity,
+        subagent=None if actor.parent_id is None else "collab_spawn",
     )
 
 
+def request_of(actor: ThreadActor, turn: Turn) -> Request:
+    """What the turn asks next: first for a summary, where the history has become too long."""
+    prompt = prompt_of(actor, turn)
+    if not turn.is_compaction and (turn.is_compacted or not _is_too_long(actor, turn)):
+        return Request(prompt)
+    # What the model has not answered to yet is not summed up.
+    old = actor.record.history if turn.inputs is None else actor.record.history[: turn.inputs]
+    compaction = None
+    if has_what_to_compact(old):
+        compaction = compaction_prompt(prompt, old, turn.settings.config.compact_prompt)
+    return Request(None if turn.is_compaction else prompt, compaction)
+
+
+def _is_too_long(actor: ThreadActor, turn: Turn) -> bool:
+    config, record = turn.settings.config, actor.record
+    limit = config.auto_compact_token_limit
+    if limit is None and config.model_context_window is not None:
+        limit = config.model_context_window * 9 // 10
+    return record.is_full or (limit is not None and record.context_tokens() >= limit)
+
+
 def end_turn(
-    actor: ThreadActor, *, error: str | None = None, aborted: str | None = None, finished: bool = False
+    actor: ThreadActor,
+    *,
+    error: str | None = None,
+    cause: CodexError | None = None,
+    aborted: str | None = None,
+    finished: bool = False,
+    begins_next: bool = True,
 ) -> None:
     """Give the turn its one end, and what is left its own turn. A task that has not `finished` is cancelled."""
     turn = actor.turn
     assert turn is not None
     close_calls(actor, turn, INTERRUPTED if aborted else "aborted")
+    cut_commands(actor, turn)
+    drop_approvals(actor, turn)
     actor.turn = None
     actor.rest()
     actor.shared.watchdog.unwatch()
+    passed_s = actor.shared.clock.passed_s() - turn.started_s
     if aborted is not None:
         event: EventMsg = made(TurnAborted, turn_id=turn.id, reason=aborted)
-        status = AgentStatus.INTERRUPTED
         actor.record.add(event)
     else:
         if error is not None:
-            actor.emit(turn, Error(message=error))
-        event = made(TaskComplete, turn_id=turn.id, last_agent_message=turn.text, error=error)
-        status = AgentStatus.completed(turn.text) if error is None else AgentStatus.errored(error)
+            info = None if cause is None else getattr(cause, "codex_error_info", None)
+            actor.emit(turn, Error(message=error, codex_error_info=info))
+        event = made(
+            TaskComplete,
+            turn_id=turn.id,
+            last_agent_message=turn.text,
+            error=error,
+            duration_ms=int(passed_s * 1000),
+            time_to_first_token_ms=None if turn.first_token_s is None else int(turn.first_token_s * 1000),
+        )
+    status = status_after(event) or AgentStatus.INTERRUPTED
     actor.emit(turn, event)
     actor.record_notices()
-    if aborted is None:
+    if aborted is None and not turn.is_compaction:
         actor.report(status)
     if turn.results:
-        items = tuple(actor.record.history[turn.first :])
-        result = TurnResult(turn.id, turn.text, items, turn.usage or TokenUsage(), status, error)
-        for reply in turn.results:
-            actor.record.show(Answer(reply, result))
+        _tell_results(actor, turn, status, error, aborted, cause, passed_s)
     if turn.expire is not None:
         actor.pump.deadlines(actor.shared.config.turn_timeout_s).discard(turn.expire)
         turn.expire = None  # it holds the turn: a cycle
     if turn.task is not None and not finished:
         turn.task.cancel()
-    inputs = [] if actor.waiting is None else actor.waiting.take_inputs()
+    inputs = [] if actor.waiting is None or not begins_next else actor.waiting.take_inputs()
     if inputs:
         begin_turn(actor, inputs[0].submission_id, inputs[0].context, inputs)
-    elif actor.is_released:
+    elif actor.is_released and begins_next:
         actor.shut_down()
+
+
+def _tell_results(
+    actor: ThreadActor,
+    turn: Turn,
+    status: AgentStatus,
+    error: str | None,
+    aborted: str | None,
+    cause: CodexError | None,
+    duration_s: float,
+) -> None:
+    result = TurnResult(
+        turn_id=turn.id,
+        text=turn.text,
+        items=(*turn.before, *actor.record.history[turn.first :]),
+        usage=turn.usage or TokenUsage(),
+        status=status,
+        error=error,
+        aborted=aborted,
+        cause=cause,
+        duration_s=duration_s,
+        time_to_first_token_s=turn.first_token_s,
+    )
+    for reply in turn.results:
+        actor.record.show(Answer(reply, result))
 
 
 def close_calls(actor: ThreadActor, turn: Turn, text: str) -> None:

@@ -84,6 +84,7 @@ class TurnContextItem(Wire):
     approval_policy: str
     sandbox_policy: dict[str, Any]
     model: str
+    effort: str | None = None
     summary: str = "auto"
     turn_id: str | None = None
     base_instructions: str | None = None

@@ -71,6 +71,12 @@ def _absolute(value: str) -> str:
     return value
 
 
+def _unsandboxed(value: dict[str, Any]) -> dict[str, Any]:
+    if value.get("type") != "danger-full-access":
+        raise ValueError("nothing is sandboxed here: the only policy is {'type': 'danger-full-access'}")
+    return value
+
+
 _Cwd: TypeAlias = Annotated[str, AfterValidator(_absolute)]
 
 ApprovalPolicy: TypeAlias = Literal["untrusted", "on-request", "never"]
@@ -96,7 +102,7 @@ class Settings(_Op):
 
     cwd: _Cwd | None = None
     approval_policy: ApprovalPolicy | None = None
-    sandbox_policy: dict[str, Any] | None = None
+    sandbox_policy: Annotated[dict[str, Any], AfterValidator(_unsandboxed)] | None = None
     model: Annotated[str, Field(min_length=1)] | None = None
     effort: Effort | None = None
     summary: Summary | None = None

@@ -7,7 +7,7 @@ Source: `codex-rs/core/src/codex.rs`, `reconstruct_history_from_rollout`; `compa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TypeAlias
 
 from codex_actors.protocol.events import (
@@ -195,9 +195,19 @@ def _compacted_history(
         return [item for item in compacted.replacement_history if not isinstance(item, GhostSnapshot)]
     first = next((index for index, item in enumerate(history) if is_user_message(item)), len(history))
     prefix = [item for item in history[:first] if isinstance(item, Message) and item.role != "assistant"]
-    said = [item.text for item in history[first:] if isinstance(item, Message) and is_user_message(item)]
+    return summarized(prefix, history[first:], compacted.message or "(no summary available)", summaries)
+
+
+def summarized(
+    prefix: Sequence[ResponseItem], history: Sequence[ResponseItem], summary: str, summaries: Collection[str]
+) -> list[ResponseItem]:
+    """`prefix`, what the user said last in `history` (at most `COMPACTED_USER_TOKENS`), and the summary as a user message.
+
+    `summaries` are the texts of earlier ones: no user said them.
+    """
+    said = [item.text for item in history if isinstance(item, Message) and is_user_message(item)]
     kept = _newest_texts([text for text in said if text not in summaries], COMPACTED_USER_TOKENS)
-    return [*prefix, *(_user_text(text) for text in (*kept, compacted.message or "(no summary available)"))]
+    return [*prefix, *(_user_text(text) for text in (*kept, summary))]
 
 
 def _newest_texts(texts: Sequence[str], max_tokens: int) -> list[str]:

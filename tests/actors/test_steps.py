@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from codex_actors.actors.steps import COMMIT
-from codex_actors.actors.turn_state import Turn
+from codex_actors.actors.turn_state import Settings, Turn
+from codex_actors.config import Config
 from codex_actors.model.provider import Completed, ItemAdded, ItemDone, ReasoningDelta, Retrying, TextDelta
 from codex_actors.protocol.events import (
     AgentMessage,
@@ -37,6 +40,7 @@ from codex_actors.protocol.items import (
     SummaryText,
     WebSearchCall,
 )
+from codex_actors.runtime.clock import SimulatedClock
 from codex_actors.tools.toolbox import done
 from codex_actors.turn import Step
 
@@ -52,7 +56,9 @@ class Desk:
 
     def __init__(self) -> None:
         self.record = self
-        self.turn = Turn("t1", None, None, 0)
+        self.turn = Turn("t1", None, None, Settings(Config(), "m", Path("/")), 0.0)
+        self.shared = SimpleNamespace(clock=SimulatedClock(1))
+        self.is_full = False
         self.done: list[Any] = []
 
     def add_item(self, item: ResponseItem, *events: EventMsg) -> None:
@@ -61,7 +67,7 @@ class Desk:
     def add(self, event: EventMsg) -> None:
         self.done.append(("line", event))
 
-    def count(self, usage: TokenUsage | None) -> TokenUsageInfo | None:
+    def count(self, usage: TokenUsage | None, window: int | None) -> TokenUsageInfo | None:
         return None if usage is None else TokenUsageInfo(total_token_usage=usage, last_token_usage=usage)
 
     def emit(self, turn: Turn, msg: EventMsg) -> None:
