@@ -28,13 +28,7 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-class UserInput(_Op):
-    """Input for the model: `UserInput("text")`, `UserInput(items=[...])` or the wire form.
-
-    `items` is never empty. `final_output_json_schema` asks the model for JSON of that shape as its last message.
-    """
-
-    type: Literal["user_input"] = "user_input"
+class _Input(_Op):
     items: tuple[InputItem, ...] = Field(min_length=1)
     final_output_json_schema: Annotated[dict[str, Any], AfterValidator(_json)] | None = None
 
@@ -44,6 +38,15 @@ class UserInput(_Op):
         elif isinstance(items := fields.get("items"), list | tuple):
             fields["items"] = tuple(TextInput(text=item) if isinstance(item, str) else item for item in items)
         super().__init__(**fields)
+
+
+class UserInput(_Input):
+    """Input for the model: `UserInput("text")`, `UserInput(items=[...])` or the wire form.
+
+    `items` is never empty. `final_output_json_schema` asks the model for JSON of that shape as its last message.
+    """
+
+    type: Literal["user_input"] = "user_input"
 
 
 class Interrupt(_Op):
@@ -114,15 +117,14 @@ class OverrideTurnContext(Settings):
     type: Literal["override_turn_context"] = "override_turn_context"
 
 
-class UserTurn(Settings):
-    """Input with settings, which count from this turn on: an `override_turn_context` and a `user_input` in one.
+class UserTurn(_Input, Settings):
+    """Input with settings, which count from this turn on: an `override_turn_context` and a `user_input` in one, as
+    `UserTurn("text", model="large")`.
 
     While a turn runs, the input joins it and the settings count from the next turn on.
     """
 
     type: Literal["user_turn"] = "user_turn"
-    items: tuple[InputItem, ...] = Field(min_length=1)
-    final_output_json_schema: Annotated[dict[str, Any], AfterValidator(_json)] | None = None
 
 
 class ExecApproval(_Op):

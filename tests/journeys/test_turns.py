@@ -64,6 +64,10 @@ def turn_of(stream: EventStream) -> list[Event]:
     return events
 
 
+def untimed(msg: Any) -> Any:
+    return msg.model_copy(update={"duration_ms": None, "time_to_first_token_ms": None})
+
+
 def kinds(events: list[Event]) -> list[str]:
     return [event.msg.type for event in events]
 
@@ -94,7 +98,22 @@ def test_one_answer_gives_exactly_these_events() -> None:
         "task_complete",
     ]
     assert {event.id for event in events} == {result.turn_id}
-    assert events[-1].msg == TaskComplete(turn_id=result.turn_id, last_agent_message="hello")
+    assert untimed(events[-1].msg) == TaskComplete(turn_id=result.turn_id, last_agent_message="hello")
+
+
+def test_result_and_last_event_say_how_long_it_took() -> None:
+    with ThreadManager.for_testing(ScriptedModel(["hello", []])) as manager:
+        thread = manager.start_thread(Config()).get().thread
+        stream = thread.events()
+        result = thread.run("hi").get(timeout=WAIT_S)
+        msg = turn_of(stream)[-1].msg
+        silent = thread.run("hi").get(timeout=WAIT_S)
+    assert isinstance(msg, TaskComplete)
+    assert result.time_to_first_token_s is not None
+    assert 0 < result.time_to_first_token_s <= result.duration_s
+    assert msg.duration_ms == int(result.duration_s * 1000)
+    assert msg.time_to_first_token_ms == int(result.time_to_first_token_s * 1000)
+    assert silent.time_to_first_token_s is None
 
 
 def test_one_answer_gives_exactly_these_lines() -> None:
@@ -267,8 +286,10 @@ def test_failed_turn_ends_once_with_its_error(script: list[Any], error: str) -> 
     assert result.error is not None
     assert result.error.startswith(error)
     assert isinstance(events[0].msg, TaskStarted)
-    assert events[-2].msg == Error(message=result.error)
-    assert events[-1].msg == TaskComplete(turn_id=result.turn_id, last_agent_message=None, error=result.error)
+    info = {"response_stream_disconnected": {"http_status_code": None}} if result.cause is not None else None
+    assert events[-2].msg == Error(message=result.error, codex_error_info=info)
+    assert untimed(events[-1].msg) == TaskComplete(turn_id=result.turn_id, error=result.error)
+    assert (result.cause is None) == result.error.startswith("TypeError")
     assert [event for event in events if isinstance(event.msg, ENDS)] == events[-1:]
     assert status == result.status == AgentStatus.errored(result.error)
     with pytest.raises(TurnFailed, match=result.turn_id):

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from codex_actors import (
+    AgentStatus,
+    CodexThread,
+    Config,
+    EventStream,
+    Interrupt,
+    ManagerConfig,
+    ScriptedModel,
+    ThreadManager,
+    tool,
+)
+from codex_actors.protocol.events import ExecApprovalRequest, ExecCommandBegin, ExecCommandEnd, Warning
+from codex_actors.protocol.items import FunctionCall, FunctionCallOutput
+from codex_actors.protocol.ops import ExecApproval
+from codex_actors.tools.tool import ToolContext
+
+WAIT_S = 10.0
+
+
+@tool(read_only=True)
+async def ask(context: ToolContext, command: str) -> str:
+    return f"{command}: {await context.ask_approval([command], reason='because')}"
+
+
+@tool
+async def begin_and_wait(context: ToolContext) -> str:
+    await context.emit(ExecCommandBegin(call_id="c0", turn_id=context.turn_id, command=("sleep",), cwd="/"))
+    return await context.ask_approval(["never answered"])
+
+
+def calls(*commands: str) -> list[FunctionCall]:
+    return [
+        FunctionCall(name="ask", arguments=f'{{"command": "{command}"}}', call_id=f"c{index}")
+        for index, command in enumerate(commands)
+    ]
+
+
+def until(stream: EventStream, kind: type, count: int = 1) -> list[Any]:
+    found: list[Any] = []
+    while len(found) < count:
+        event = stream.next_blocking(WAIT_S)
+        assert event is not None
+        if isinstance(event.msg, kind):
+            found.append(event.msg)
+    return found
+
+
+def answer(thread: CodexThread, request: ExecApprovalRequest, decision: str) -> None:
+    op = ExecApproval(id=request.approval_id, decision=decision)  # type: ignore[arg-type]
+    thread.submit(op).get(timeout=WAIT_S)
+
+
+def outputs(result: Any) -> list[str]:
+    return [str(item.output) for item in result.items if isinstance(item, FunctionCallOutput)]
+
+
+@pytest.fixture
+def asked() -> Any:
+    """A thread whose model asks with these commands, its running turn, its events."""
+    managers: list[ThreadManager] = []
+
+    def start(*commands: str, **config: Any) -> tuple[CodexThread, Any, EventStream]:
+        model = ScriptedModel([calls(*commands), "done", calls(*commands), "done"])
+        manager = ThreadManager(model=model, config=ManagerConfig(**config))
+        managers.append(manager)
+        manager.__enter__()
+        thread = manager.start_thread(Config(tools=(ask,))).get().thread
+        stream = thread.events()
+        return thread, thread.run("go"), stream
+
+    yield start
+    for manager in managers:
+        manager.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("decision", ["approved", "approved_for_session", "denied"])
+def test_answer_reaches_the_call_that_asked(asked: Any, decision: str) -> None:
+    thread, running, stream = asked("rm x")
+    (request,) = until(stream, ExecApprovalRequest)
+    assert (request.command, request.reason, request.call_id) == (("rm x",), "because", "c0")
+    answer(thread, request, decision)
+    assert outputs(running.get(timeout=WAIT_S)) == [f"rm x: {decision}"]
+
+
+def test_parallel_requests_never_mix(asked: Any) -> None:
+    thread, running, stream = asked("a", "b", "c")
+    requests = {request.command[0]: request for request in until(stream, ExecApprovalRequest, 3)}
+    assert len({request.approval_id for request in requests.values()}) == 3
+    answer(thread, requests["c"], "denied")
+    answer(thread, requests["a"], "approved")
+    answer(thread, requests["b"], "denied")
+    assert outputs(running.get(timeout=WAIT_S)) == ["a: approved", "b: denied", "c: denied"]
+
+
+def test_command_approved_for_session_asks_once(asked: Any) -> None:
+    thread, running, stream = asked("make")
+    answer(thread, until(stream, ExecApprovalRequest)[0], "approved_for_session")
+    running.get(timeout=WAIT_S)
+    assert outputs(thread.run("again").get(timeout=WAIT_S)) == ["make: approved"]
+
+
+def test_request_without_an_answer_is_denied(asked: Any) -> None:
+    _, running, stream = asked("rm x", approval_timeout_s=0.01)
+    assert "not answered within 0.01 s" in until(stream, Warning)[0].message
+    assert outputs(running.get(timeout=WAIT_S)) == ["rm x: denied"]
+
+
+def test_wait_for_an_answer_does_not_spend_the_tools_time(asked: Any) -> None:
+    _, running, _ = asked("rm x", tool_timeout_s=0.05, approval_timeout_s=0.2)
+    assert outputs(running.get(timeout=WAIT_S)) == ["rm x: denied"]
+
+
+def test_abort_denies_and_interrupts_the_turn(asked: Any) -> None:
+    thread, running, stream = asked("rm x")
+    answer(thread, until(stream, ExecApprovalRequest)[0], "abort")
+    result = running.get(timeout=WAIT_S)
+    assert result.status == AgentStatus.INTERRUPTED
+    assert outputs(result) == ["aborted by user"]
+    assert outputs(thread.run("next").get(timeout=WAIT_S)) == []
+
+
+def test_answer_to_no_open_request_is_named(asked: Any) -> None:
+    thread, running, stream = asked("rm x")
+    (request,) = until(stream, ExecApprovalRequest)
+    answer(thread, request, "approved")
+    running.get(timeout=WAIT_S)
+    answer(thread, request, "denied")
+    assert repr(request.approval_id) in until(stream, Warning)[0].message
+
+
+def test_interrupt_takes_its_requests_along() -> None:
+    model = ScriptedModel([[FunctionCall(name="begin_and_wait", arguments="{}", call_id="c0")], "done"])
+    with ThreadManager(model=model) as manager:
+        thread = manager.start_thread(Config(tools=(begin_and_wait,))).get().thread
+        stream = thread.events()
+        running = thread.run("go")
+        (request,) = until(stream, ExecApprovalRequest)
+        thread.submit(Interrupt()).get(timeout=WAIT_S)
+        assert outputs(running.get(timeout=WAIT_S)) == ["aborted by user"]
+        (end,) = until(stream, ExecCommandEnd)
+        answer(thread, request, "approved")
+        until(stream, Warning)
+        assert thread.run("next").get(timeout=WAIT_S).text == "done"
+    assert (end.call_id, end.exit_code) == ("c0", -1)
