@@ -32,12 +32,14 @@ class _Input(_Op):
     items: tuple[InputItem, ...] = Field(min_length=1)
     final_output_json_schema: Annotated[dict[str, Any], AfterValidator(_json)] | None = None
 
-    def __init__(self, text: str | None = None, /, **fields: Any) -> None:
-        if text is not None:
-            fields["items"] = (TextInput(text=text),)
-        elif isinstance(items := fields.get("items"), list | tuple):
-            fields["items"] = tuple(TextInput(text=item) if isinstance(item, str) else item for item in items)
-        super().__init__(**fields)
+
+def _with_items(text: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, where text stands for an item."""
+    if text is not None:
+        fields["items"] = (TextInput(text=text),)
+    elif isinstance(items := fields.get("items"), list | tuple):
+        fields["items"] = tuple(TextInput(text=item) if isinstance(item, str) else item for item in items)
+    return fields
 
 
 class UserInput(_Input):
@@ -47,6 +49,9 @@ class UserInput(_Input):
     """
 
     type: Literal["user_input"] = "user_input"
+
+    def __init__(self, text: str | None = None, /, **fields: Any) -> None:
+        super().__init__(**_with_items(text, fields))
 
 
 class Interrupt(_Op):
@@ -125,6 +130,9 @@ class UserTurn(_Input, Settings):
     """
 
     type: Literal["user_turn"] = "user_turn"
+
+    def __init__(self, text: str | None = None, /, **fields: Any) -> None:
+        super().__init__(**_with_items(text, fields))
 
 
 class ExecApproval(_Op):
