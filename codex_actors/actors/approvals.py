@@ -49,6 +49,7 @@ def ask_approval(actor: ThreadActor, turn: Turn, step: AskApproval) -> None:
     approval_id = str.__str__(actor.shared.clock.uuid7())
     limit_s = actor.shared.config.approval_timeout_s
     opened = OpenApproval(step, partial(_expire, actor, turn, approval_id, limit_s))
+    turn.approvals = turn.approvals or {}
     turn.approvals[approval_id] = opened
     actor.pump.deadlines(limit_s).set(opened.expire)
     request = ExecApprovalRequest(
@@ -81,21 +82,21 @@ def answer_approval(actor: ThreadActor, submission_id: str, op: ExecApproval) ->
 
 def drop_approvals(actor: ThreadActor, turn: Turn) -> None:
     """The turn ends: nobody can answer what it still asks, and the calls that ask are cut with it."""
-    for approval_id in list(turn.approvals):
+    for approval_id in list(turn.approvals or ()):
         opened = _taken(actor, turn, approval_id)
         if opened is not None:
             opened.asked.answer.cancel()
 
 
 def _taken(actor: ThreadActor, turn: Turn, approval_id: str) -> OpenApproval | None:
-    opened = turn.approvals.pop(approval_id, None)
+    opened = None if turn.approvals is None else turn.approvals.pop(approval_id, None)
     if opened is not None:
         actor.pump.deadlines(actor.shared.config.approval_timeout_s).discard(opened.expire)
     return opened
 
 
 def _expire(actor: ThreadActor, turn: Turn, approval_id: str, limit_s: float) -> None:
-    opened = turn.approvals.pop(approval_id, None)
+    opened = None if turn.approvals is None else turn.approvals.pop(approval_id, None)
     if opened is None or actor.turn is not turn:
         return
     command = " ".join(opened.asked.command)

@@ -164,15 +164,17 @@ def _summary(actor: ThreadActor, turn: Turn, step: Summary) -> None:
 def _tool_said(actor: ThreadActor, turn: Turn, step: ToolSaid) -> None:
     msg = step.msg
     if isinstance(msg, ExecCommandBegin):
+        turn.commands = turn.commands or {}
         turn.commands[msg.call_id] = msg, actor.shared.clock.passed_s()
-    elif isinstance(msg, ExecCommandEnd):
+    elif isinstance(msg, ExecCommandEnd) and turn.commands:
         turn.commands.pop(msg.call_id, None)
     actor.emit(turn, msg)
 
 
 def cut_commands(actor: ThreadActor, turn: Turn) -> None:
     """The commands that still run end with their turn: who watches is told."""
-    for begin, since_s in turn.commands.values():
+    commands, turn.commands = turn.commands or {}, None
+    for begin, since_s in commands.values():
         passed_s = actor.shared.clock.passed_s() - since_s
         end = ExecCommandEnd(
             call_id=begin.call_id,
@@ -183,7 +185,6 @@ def cut_commands(actor: ThreadActor, turn: Turn) -> None:
             duration={"secs": int(passed_s), "nanos": int(passed_s % 1 * 1e9)},
         )
         actor.emit(turn, end)
-    turn.commands.clear()
 
 
 COMMIT: dict[type, Callable[[ThreadActor, Turn, Any], None]] = {

@@ -122,9 +122,9 @@ class Turn:
     text: str | None = None
     usage: TokenUsage | None = None
     open_calls: list[Call] = field(default_factory=list)
-    approvals: dict[str, OpenApproval] = field(default_factory=dict)
+    approvals: dict[str, OpenApproval] | None = None
     """The requests that nobody has answered, by their ids."""
-    commands: dict[str, tuple[ExecCommandBegin, float]] = field(default_factory=dict)
+    commands: dict[str, tuple[ExecCommandBegin, float]] | None = None
     """The commands that run, by their calls, and since when."""
     submission_ids: list[str] = field(default_factory=list)
     results: list[Reply[Any]] = field(default_factory=list)

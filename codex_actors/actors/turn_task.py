@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from codex_actors.actors.approvals import AskApproval
 from codex_actors.actors.shared import Shared
@@ -33,8 +33,7 @@ DELTAS_PER_SLICE = 256
 """After so many deltas in a row the task gives the loop back: a model that never waits must not keep it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What the model is asked next. With a `compaction`, that is asked first, and then for the request anew; without a
     `prompt` nothing is asked behind it."""
 
@@ -102,10 +101,8 @@ async def drive_turn(
     cause: CodexError | None = None
     model = shared.model.model
 
-    async def prompt_of(request: Request) -> Prompt | None:
-        if request.compaction is None:
-            return request.prompt
-        async with aclosing(cast("AsyncGenerator[SummaryStep]", summarize(request.compaction, model))) as steps:
+    async def after(compaction: Prompt, request: Request) -> Prompt | None:
+        async with aclosing(cast("AsyncGenerator[SummaryStep]", summarize(compaction, model))) as steps:
             async for step in steps:
                 box.put_step(actor, (turn_id, step))
         return None if request.prompt is None else await next_prompt()
@@ -113,7 +110,10 @@ async def drive_turn(
     async def next_prompt() -> Prompt:
         answer: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
         box.put_step(actor, (turn_id, TakeInput(answer)))
-        prompt = await prompt_of(await answer)
+        request = await answer
+        prompt = request.prompt
+        if request.compaction is not None:
+            prompt = await after(request.compaction, request)
         assert prompt is not None  # only the first request of a turn may have none
         return prompt
 
@@ -121,7 +121,9 @@ async def drive_turn(
         if not shared.model.is_open:
             await shared.model.ready()
         deltas = 0
-        prompt = await prompt_of(request)
+        prompt = request.prompt
+        if request.compaction is not None:
+            prompt = await after(request.compaction, request)
         del request
         if prompt is None:
             error = None

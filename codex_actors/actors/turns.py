@@ -29,7 +29,7 @@ from codex_actors.protocol.events import (
     TurnAborted,
     Warning,
 )
-from codex_actors.protocol.status import AgentStatus, status_after
+from codex_actors.protocol.status import AgentStatus
 from codex_actors.protocol.wire import made
 from codex_actors.tools.tool import ToolContext
 from codex_actors.tools.toolbox import CallDone, Toolbox, done
@@ -141,8 +141,11 @@ def _launch(actor: ThreadActor, turn: Turn) -> None:
     coroutine = None
     try:
         toolbox, (config, _, cwd) = _tools(actor), turn.settings
-        control = actor.control.of(actor.thread_id, actor.depth) if config.tools else actor.control
-        context = ToolContext(actor.thread_id, turn.id, "", control, config, cwd, Road(actor, turn.id))
+        if config.tools:
+            control = actor.control.of(actor.thread_id, actor.depth)
+            context = ToolContext(actor.thread_id, turn.id, "", control, config, cwd, Road(actor, turn.id))
+        else:
+            context = ToolContext(actor.thread_id, turn.id, "", actor.control, config, cwd)
         request = request_of(actor, turn)
         if request == NOTHING:
             actor.emit(turn, Warning(message="there is nothing to compact yet"))
@@ -232,14 +235,17 @@ def end_turn(
     turn = actor.turn
     assert turn is not None
     close_calls(actor, turn, INTERRUPTED if aborted else "aborted")
-    cut_commands(actor, turn)
-    drop_approvals(actor, turn)
+    if turn.commands:
+        cut_commands(actor, turn)
+    if turn.approvals:
+        drop_approvals(actor, turn)
     actor.turn = None
     actor.rest()
     actor.shared.watchdog.unwatch()
     passed_s = actor.shared.clock.passed_s() - turn.started_s
     if aborted is not None:
         event: EventMsg = made(TurnAborted, turn_id=turn.id, reason=aborted)
+        status = AgentStatus.INTERRUPTED if aborted == "interrupted" else AgentStatus.errored(aborted)
         actor.record.add(event)
     else:
         if error is not None:
@@ -253,7 +259,7 @@ def end_turn(
             duration_ms=int(passed_s * 1000),
             time_to_first_token_ms=None if turn.first_token_s is None else int(turn.first_token_s * 1000),
         )
-    status = status_after(event) or AgentStatus.INTERRUPTED
+        status = AgentStatus.completed(turn.text) if error is None else AgentStatus.errored(error)
     actor.emit(turn, event)
     actor.record_notices()
     if aborted is None and not turn.is_compaction:
