@@ -12,11 +12,21 @@ from codex_actors.model.provider import ModelProvider, Prompt
 from codex_actors.model.scripted import ScriptedModel
 from codex_actors.protocol.history import Forked, New, Resumed, SessionSource
 from codex_actors.protocol.ids import ThreadId
-from codex_actors.protocol.ops import Interrupt, Shutdown, UserInput
+from codex_actors.protocol.ops import (
+    Compact,
+    ExecApproval,
+    Interrupt,
+    OverrideTurnContext,
+    Shutdown,
+    ThreadRollback,
+    UserInput,
+    UserTurn,
+)
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.runtime.reply import Reply
 from codex_actors.runtime.streams import EventStream
-from codex_actors.tools.tool import tool
+from codex_actors.tools.tool import ToolContext, tool
+from codex_actors.turn import TurnResult
 from codex_actors.version import __version__ as __version__
 
 __all__ = [
@@ -24,14 +34,17 @@ __all__ = [
     "AgentStatus",
     "CodexError",
     "CodexThread",
+    "Compact",
     "Config",
     "EventStream",
+    "ExecApproval",
     "Forked",
     "Interrupt",
     "ManagerConfig",
     "ModelProvider",
     "New",
     "NewThread",
+    "OverrideTurnContext",
     "Prompt",
     "Reply",
     "Resumed",
@@ -40,6 +53,10 @@ __all__ = [
     "Shutdown",
     "ThreadId",
     "ThreadManager",
+    "ThreadRollback",
+    "ToolContext",
+    "TurnResult",
     "UserInput",
+    "UserTurn",
     "tool",
 ]
