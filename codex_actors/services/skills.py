@@ -1,6 +1,7 @@
-"""The skills of a codex home: folders with a `SKILL.md` that tell a model how to do something.
+"""The skills there are: folders with a `SKILL.md` that tell a model how to do something.
 
-Source: `codex-rs/core/src/skills/loader.rs`, `load_skills`; of its roots only the user's, `<codex_home>/skills`.
+Source: `codex-rs/core/src/skills/loader.rs`, `load_skills`; its system root holds skills for Codex's own tools and is left
+out.
 """
 
 from __future__ import annotations
@@ -11,8 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+from codex_actors.services.project import folder_of, project_folders
+
+SkillScope: TypeAlias = Literal["repo", "user", "admin"]
+"""Whose a skill is: the project's, the codex home's or the machine's. Source: `SkillScope`."""
+
+ADMIN_SKILLS_DIR = Path("/etc/codex/skills")
+"""The skills of all users of a machine."""
+
+_RANKS: dict[SkillScope, int] = {"repo": 0, "user": 1, "admin": 2}
+_MAX_PROJECTS = 256
 _MAX_DEPTH = 6
 _MAX_DIRS = 2000
 _MAX_FRONT_MATTER_BYTES = 64 * 1024
@@ -26,6 +37,7 @@ class Skill:
     description: str
     short_description: str | None
     path: Path
+    scope: SkillScope = "user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,54 +50,92 @@ class SkillError:
 
 @dataclass(frozen=True, slots=True)
 class SkillsOutcome:
-    """The skills by name, then path; the errors in the order of the scan."""
+    """The skills by scope (repo, user, admin), name and path; the errors in the order of the scan."""
 
     skills: tuple[Skill, ...] = ()
     errors: tuple[SkillError, ...] = ()
 
 
 class SkillsManager:
-    """Finds the skills at first use and keeps them until `reload()`. None as home means none.
+    """Finds the skills at first use and keeps them until `reload()`, for the 256 working directories asked for last.
 
-    The scan goes breadth-first through `<codex_home>/skills`: at most 6 levels below it and 2,000 folders, no names
-    that begin with a dot, each folder once. Links to folders are followed, links to files are not. Of several skills
-    with one name the first found counts: the shallowest, then the first by path.
+    The roots, by rank: each `.codex/skills` from the working directory up to the root of its repository (repo),
+    `<codex_home>/skills` (user; None as home means none) and `admin_dir` (admin; None means none). Of several skills with
+    one name that of the first root counts. The last two stay as they are given here, so what a working directory has
+    depends on nothing else.
 
-    Runs in: `skills()` (its first call) and `reload()` read files, on the caller's OS thread.
+    The scan goes breadth-first through a root: at most 6 levels below it and 2,000 folders, no names that begin with a
+    dot, each folder once. Links to folders are followed, links to files are not. Of several skills of a root with one
+    name the first found counts: the shallowest, then the first by path.
+
+    Runs in: `skills()` and `skills_for()` (at first) and `reload()` read files, on the caller's OS thread.
     """
 
-    def __init__(self, codex_home: Path | None) -> None:
-        self._root = None if codex_home is None else Path(codex_home) / "skills"
-        self._outcome: SkillsOutcome | None = None
+    def __init__(self, codex_home: Path | None, *, admin_dir: Path | None = ADMIN_SKILLS_DIR) -> None:
+        self._user_dir = None if codex_home is None else Path(codex_home) / "skills"
+        self._admin_dir = admin_dir
+        self._outcomes: dict[Path | None, SkillsOutcome] = {}
 
     def skills(self) -> SkillsOutcome:
-        """The skills as they were at the last scan. Never fails: what is wrong is in `errors`."""
-        if self._outcome is None:
-            return self.reload()
-        return self._outcome
+        """The skills that every project has, as they were at the last scan. Never fails: what is wrong is in `errors`."""
+        return self._outcome(None)
+
+    def skills_for(self, cwd: Path | str, *, force_reload: bool = False) -> SkillsOutcome:
+        """The skills for work in `cwd`, as they were at the last scan, or as they are now with `force_reload`.
+
+        What is wrong is in `errors`.
+
+        Raises:
+            InvalidRequest: `cwd` is no path.
+        """
+        key = folder_of("cwd", cwd)
+        if force_reload:
+            self._outcomes.pop(key, None)
+        return self._outcome(key)
 
     def reload(self) -> SkillsOutcome:
-        """Scan again."""
-        outcome = SkillsOutcome() if self._root is None else _scan(self._root)
-        self._outcome = outcome
+        """Forget what was found, and scan again for `skills()`."""
+        self._outcomes.clear()
+        return self.skills()
+
+    def _outcome(self, cwd: Path | None) -> SkillsOutcome:
+        outcome = self._outcomes.pop(cwd, None)
+        if outcome is None:
+            outcome = _scan(self._roots(cwd))
+        self._outcomes[cwd] = outcome  # at the end: the first is the one asked for longest ago
+        while len(self._outcomes) > _MAX_PROJECTS:
+            self._outcomes.pop(next(iter(self._outcomes)), None)
         return outcome
+
+    def _roots(self, cwd: Path | None) -> list[tuple[Path, SkillScope]]:
+        folders = () if cwd is None else project_folders(cwd)
+        roots: list[tuple[Path, SkillScope]] = [(folder / ".codex" / "skills", "repo") for folder in reversed(folders)]
+        if self._user_dir is not None:
+            # Where the user's home is a repository, its `.codex` may be the codex home: those are the user's.
+            own = os.path.realpath(self._user_dir)
+            roots = [(root, scope) for root, scope in roots if os.path.realpath(root) != own]
+            roots.append((self._user_dir, "user"))
+        if self._admin_dir is not None:
+            roots.append((self._admin_dir, "admin"))
+        return roots
 
 
 class _BadSkill(Exception):
     """The text is the `SkillError`'s message."""
 
 
-def _scan(root: Path) -> SkillsOutcome:
+def _scan(roots: list[tuple[Path, SkillScope]]) -> SkillsOutcome:
     found: dict[str, Skill] = {}
     errors: list[SkillError] = []
-    for path in _skill_files(root, errors):
-        try:
-            skill = _read_skill(path)
-        except _BadSkill as error:
-            errors.append(SkillError(path, str(error)))
-        else:
-            found.setdefault(skill.name, skill)
-    skills = sorted(found.values(), key=lambda skill: (skill.name, skill.path))
+    for root, scope in roots:
+        for path in _skill_files(root, errors):
+            try:
+                skill = _read_skill(path, scope)
+            except _BadSkill as error:
+                errors.append(SkillError(path, str(error)))
+            else:
+                found.setdefault(skill.name, skill)
+    skills = sorted(found.values(), key=lambda skill: (_RANKS[skill.scope], skill.name, skill.path))
     return SkillsOutcome(tuple(skills), tuple(errors))
 
 
@@ -115,7 +165,7 @@ def _skill_files(root: Path, errors: list[SkillError]) -> Iterator[Path]:
                 folders.append((path, depth + 1))
 
 
-def _read_skill(path: Path) -> Skill:
+def _read_skill(path: Path, scope: SkillScope) -> Skill:
     import yaml  # only where there are skills: it would be a twentieth of the package's import time
 
     try:
@@ -136,6 +186,7 @@ def _read_skill(path: Path) -> Skill:
         description=_required(raw, "description", 1024),
         short_description=_line(metadata or {}, "short-description", 1024, "metadata.short-description") or None,
         path=path,
+        scope=scope,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codex_actors.errors import InvalidRequest
 from codex_actors.services.skills import Skill, SkillsManager, SkillsOutcome
 
 needs_no_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
@@ -44,7 +45,7 @@ def test_skill_is_read_from_its_front_matter(tmp_path: Path) -> None:
         "---\nname: demo-skill\ndescription: |-\n  does things\n   carefully\n"
         "metadata:\n  short-description: does\n---\n# Body\n",
     )
-    expected = Skill("demo-skill", "does things carefully", "does", path)
+    expected = Skill("demo-skill", "does things carefully", "does", path, scope="user")
     assert SkillsManager(tmp_path).skills() == SkillsOutcome(skills=(expected,))
 
 
@@ -185,6 +186,87 @@ def test_manager_pickles_with_what_it_found(tmp_path: Path) -> None:
     manager = SkillsManager(tmp_path)
     found = manager.skills()
     assert pickle.loads(pickle.dumps(manager)).skills() == found
+
+
+# --- several roots -----------------------------------------------------------------------------------------------------
+
+
+def found_for(manager: SkillsManager, cwd: Path) -> list[tuple[str, str, str]]:
+    return [(found.scope, found.name, found.description) for found in manager.skills_for(cwd).skills]
+
+
+def project_skill(folder: Path, name: str, description: str = "does it") -> Path:
+    return skill(folder / ".codex", name, name, description)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    (tmp_path / "repo" / ".git").mkdir(parents=True)
+    (tmp_path / "repo" / "a").mkdir()
+    return tmp_path / "repo"
+
+
+def test_scopes_are_ranked_repo_user_admin(tmp_path: Path, repo: Path) -> None:
+    skill(tmp_path / "admin", "x", "aaa")
+    skill(tmp_path / "home", "x", "bbb")
+    project_skill(repo, "ccc")
+    manager = SkillsManager(tmp_path / "home", admin_dir=tmp_path / "admin" / "skills")
+    assert [found[:2] for found in found_for(manager, repo)] == [("repo", "ccc"), ("user", "bbb"), ("admin", "aaa")]
+    assert [found.scope for found in manager.skills().skills] == ["user", "admin"]
+
+
+def test_first_root_of_a_name_counts(tmp_path: Path, repo: Path) -> None:
+    skill(tmp_path / "home", "x", "same", "user")
+    project_skill(repo, "same", "root")
+    manager = SkillsManager(tmp_path / "home", admin_dir=None)
+    assert found_for(manager, repo / "a") == [("repo", "same", "root")]
+    project_skill(repo / "a", "same", "nearest")
+    assert manager.skills_for(repo / "a", force_reload=True).skills[0].description == "nearest"
+
+
+def test_projects_do_not_see_each_other(tmp_path: Path, repo: Path) -> None:
+    project_skill(tmp_path, "outside")
+    project_skill(repo / "a", "inside")
+    manager = SkillsManager(None, admin_dir=None)
+    assert found_for(manager, repo) == []
+    assert found_for(manager, repo / "a") == [("repo", "inside", "does it")]
+    assert found_for(manager, tmp_path) == [("repo", "outside", "does it")]
+
+
+def test_codex_home_in_a_repository_is_the_users(repo: Path) -> None:
+    project_skill(repo, "mine")
+    assert found_for(SkillsManager(repo / ".codex", admin_dir=None), repo) == [("user", "mine", "does it")]
+
+
+def test_errors_of_each_root_are_kept(tmp_path: Path, repo: Path) -> None:
+    bad = [write(repo / ".codex", "x", "nothing"), write(tmp_path / "home", "x", "nothing")]
+    outcome = SkillsManager(tmp_path / "home", admin_dir=None).skills_for(repo)
+    assert [error.path for error in outcome.errors] == bad
+
+
+def test_each_folder_is_kept_until_its_reload(repo: Path) -> None:
+    manager = SkillsManager(None, admin_dir=None)
+    before = manager.skills_for(repo), manager.skills_for(repo / "a")
+    project_skill(repo, "new")
+    assert manager.skills_for(str(repo)) is before[0]
+    assert [found.name for found in manager.skills_for(repo, force_reload=True).skills] == ["new"]
+    assert manager.skills_for(repo / "a") is before[1]
+    manager.reload()
+    assert [found.name for found in manager.skills_for(repo / "a").skills] == ["new"]
+
+
+def test_folders_asked_for_longest_ago_are_forgotten(tmp_path: Path) -> None:
+    manager = SkillsManager(None, admin_dir=None)
+    first, second = manager.skills_for(tmp_path / "first"), manager.skills_for(tmp_path / "second")
+    for index in range(255):
+        manager.skills_for(tmp_path / f"{index}")
+        assert manager.skills_for(tmp_path / "first") is first
+    assert manager.skills_for(tmp_path / "second") is not second
+
+
+def test_wrong_folder_of_a_project_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="cwd: None is not a path"):
+        SkillsManager(None).skills_for(None)  # type: ignore[arg-type]
 
 
 def test_other_modules_do_not_import_yaml() -> None:
