@@ -272,7 +272,8 @@ def test_wrong_folder_of_a_project_is_named() -> None:
 def test_other_modules_do_not_import_yaml() -> None:
     code = (
         "import sys, codex_actors.context, codex_actors.model.scripted, codex_actors.tools.tool, "
-        "codex_actors.services.auth, codex_actors.services.models; sys.exit('yaml' in sys.modules)"
+        "codex_actors.services.auth, codex_actors.services.models, "
+        "codex_actors.services.project_docs; sys.exit('yaml' in sys.modules)"
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False, timeout=60).returncode == 0
