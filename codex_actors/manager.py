@@ -28,9 +28,9 @@ from codex_actors.protocol.history import Forked, InitialHistory, ModelPreset, N
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.rollout.truncation import truncate_before_nth_user_message
 from codex_actors.runtime.pump import DeadLetter
-from codex_actors.runtime.reply import Reply, answered
+from codex_actors.runtime.reply import Reply
 from codex_actors.services.auth import AuthManager, CodexAuth
-from codex_actors.services.models import ModelsManager
+from codex_actors.services.models import ModelsManager, Surroundings
 from codex_actors.services.skills import SkillsManager
 
 R = TypeVar("R")
@@ -202,9 +202,11 @@ class ThreadManager:
     # --- replies ---------------------------------------------------------------------------------------------------
 
     def list_models(self, config: Config) -> Reply[list[ModelPreset]]:
-        """The models to offer to a user; never fails."""
-        self._running()
-        return answered(self._services.models_manager.list_models(config))
+        """The models to offer to a user; never fails. A provider that can ask its server does, where that is due."""
+        shared = self._running()[0].shared
+        surroundings = Surroundings(shared.load, shared.model.ready, shared.clock.now_s)
+        listing = self._services.models_manager.list_models(config, surroundings)
+        return shared.pump.run(listing, shared.config.ask_timeout_s)
 
     def list_thread_ids(self) -> Reply[list[ThreadId]]:
         """The ids of the listed threads, oldest first."""

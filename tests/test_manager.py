@@ -7,7 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +27,8 @@ from codex_actors.errors import (
 )
 from codex_actors.protocol.events import Event, SessionConfigured
 from codex_actors.protocol.events import Warning as WarningEvent
+from codex_actors.protocol.history import ModelPreset
+from codex_actors.runtime.clock import SimulatedClock
 from codex_actors.services.auth import CodexAuth
 from codex_actors.testing import no_leaks
 
@@ -149,9 +154,54 @@ def test_list_models_names_the_given_model() -> None:
     with ThreadManager.for_testing(ScriptedModel(name="tiny"), auth=CodexAuth.create_dummy()) as manager:
         presets = manager.list_models(Config()).get(timeout=WAIT_S)
         assert [(preset.model, preset.is_default) for preset in presets] == [("tiny", True)]
-        assert manager.models_manager.list_models(Config()) == presets
+        assert manager.models_manager.known_models(Config()) == presets
         assert manager.skills_manager is manager.skills_manager
         assert manager.start_thread(Config()).get(timeout=WAIT_S).session_configured.model == "tiny"
+
+
+class ServedModel(ScriptedModel):
+    """Has a server, which it can ask while it is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_open = False
+        self.asked: list[str] = []
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        self.is_open = True
+        yield
+        self.is_open = False
+
+    async def fetch_models(self, etag: str | None) -> Any:
+        assert self.is_open
+        self.asked.append(threading.current_thread().name)
+        return SimpleNamespace(presets=(ModelPreset(id="m", model="m", display_name="M"),), etag="e")
+
+
+def test_list_models_asks_the_open_provider_once(tmp_path: Path) -> None:
+    model, clock = ServedModel(), SimulatedClock(1)
+    with no_leaks(), ThreadManager(tmp_path, model=model, config=ManagerConfig(clock=clock)) as manager:
+        replies = [manager.list_models(Config()) for _ in range(3)]
+        assert {reply.get(timeout=WAIT_S)[0].model for reply in replies} == {"m"}
+        assert model.asked == ["codex_actors-loop"]
+        assert manager.start_thread(Config()).get(timeout=WAIT_S).session_configured.model == "m"
+        clock.advance(301)
+        manager.list_models(Config()).get(timeout=WAIT_S)
+        assert len(model.asked) == 2
+    assert (tmp_path / "models_cache.json").exists()
+
+
+def test_list_models_never_fails_where_open_does(caplog: pytest.LogCaptureFixture) -> None:
+    class Closed(ServedModel):
+        @asynccontextmanager
+        async def open(self) -> AsyncIterator[None]:
+            raise RuntimeError("no way in")
+            yield
+
+    with ThreadManager(model=Closed()) as manager:
+        assert [preset.model for preset in manager.list_models(Config()).get(timeout=WAIT_S)] == ["scripted"]
+    assert "could not be fetched (RuntimeError)" in caplog.text
 
 
 def test_default_model_echoes() -> None:

@@ -124,7 +124,7 @@ async def _status(control: AgentControl) -> str:
 
 def test_models_manager_that_travelled_still_answers() -> None:
     copy = pickle.loads(pickle.dumps(MODELS))
-    assert copy.list_models(CONFIG) == MODELS.list_models(CONFIG)
+    assert copy.known_models(CONFIG) == MODELS.known_models(CONFIG)
 
 
 def test_events_pickle_as_they_are() -> None:
