@@ -59,6 +59,11 @@ def _within(text: str, limit_bytes: int) -> str:
         piece = text[start : min(start + _PIECE_CHARS, end)]
         left_out += len(_encoded(piece))
         lines += piece.count("\n")
+    return around(head, tail, left_out, lines)
+
+
+def around(head: str, tail: str, left_out: int, lines: int) -> str:
+    """The head and the tail of a text of which so many bytes and line ends between them are left out."""
     notice = f"…[{left_out:,} bytes, {lines:,} {'line' if lines == 1 else 'lines'} left out]…"
     before = "" if not head or head.endswith("\n") else "\n"
     behind = "" if not tail or tail.startswith("\n") else "\n"
