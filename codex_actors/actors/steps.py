@@ -117,6 +117,8 @@ def _call_done(actor: ThreadActor, turn: Turn, step: CallDone) -> None:
     if step.call not in turn.open_calls:
         return
     turn.open_calls.remove(step.call)
+    if turn.commands:
+        cut_commands(actor, turn, step.call.call_id)
     actor.record.add_item(step.output)
     item = _call_item(step.call, output=step.text, success=step.success)
     actor.emit(turn, made(ItemCompleted, thread_id=actor.thread_id, turn_id=turn.id, item=item))
@@ -171,10 +173,13 @@ def _tool_said(actor: ThreadActor, turn: Turn, step: ToolSaid) -> None:
     actor.emit(turn, msg)
 
 
-def cut_commands(actor: ThreadActor, turn: Turn) -> None:
-    """The commands that still run end with their turn: who watches is told."""
-    commands, turn.commands = turn.commands or {}, None
-    for begin, since_s in commands.values():
+def cut_commands(actor: ThreadActor, turn: Turn, call_id: str | None = None) -> None:
+    """The commands that still run end with their call (None: all, with the turn): who watches is told."""
+    commands = turn.commands or {}
+    for name in [call_id] if call_id is not None else list(commands):
+        if name not in commands:
+            continue
+        begin, since_s = commands.pop(name)
         passed_s = actor.shared.clock.passed_s() - since_s
         end = ExecCommandEnd(
             call_id=begin.call_id,
