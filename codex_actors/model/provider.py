@@ -96,6 +96,14 @@ MODEL_EVENTS: frozenset[type] = frozenset(get_args(ModelEvent))
 """The classes of `ModelEvent`, for `isinstance`."""
 
 
+@dataclass(frozen=True, slots=True)
+class FetchedModels:
+    """What a server offers, and its mark for this list (`etag`), or None where it gives none."""
+
+    presets: tuple[ModelPreset, ...]
+    etag: str | None
+
+
 @runtime_checkable
 class ModelProvider(Protocol):
     """Who answers. Both methods are called on the manager's loop and must not block it.

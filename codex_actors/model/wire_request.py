@@ -1,0 +1,74 @@
+"""A `Prompt` as the body and the headers of a request to the Responses API.
+
+Source: `codex-rs/core/src/client.rs`, `ResponsesApiRequest`; `codex-rs/protocol/src/models.rs`, `ResponseItem`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic_core import to_json
+
+from codex_actors.model.provider import Prompt
+from codex_actors.protocol.items import GhostSnapshot, Reasoning, ResponseItem, Verbatim
+
+_WITHOUT_ID = {"id"}
+
+
+def request_body(prompt: Prompt, added: Iterable[ResponseItem] = (), *, is_stored: bool = False) -> bytes:
+    """The JSON of a request.
+
+    Args:
+        added: Items behind the prompt's own input.
+        is_stored: Whether the server keeps the response; items then carry the ids that it gave them, which a server
+            that keeps nothing would not find.
+    """
+    body: dict[str, Any] = {
+        "model": prompt.model,
+        "tools": prompt.tools,
+        "tool_choice": "auto",
+        "parallel_tool_calls": prompt.parallel_tool_calls,
+        "store": is_stored,
+        "stream": True,
+        "prompt_cache_key": str(prompt.thread_id),
+    }
+    if prompt.instructions is not None:
+        body["instructions"] = prompt.instructions
+    if prompt.reasoning_effort is not None:  # not by default: a server without reasoning refuses the object
+        reasoning = {"effort": prompt.reasoning_effort}
+        if prompt.reasoning_summary != "none":
+            reasoning["summary"] = prompt.reasoning_summary
+        body |= {"reasoning": reasoning, "include": ["reasoning.encrypted_content"]}
+    text: dict[str, Any] = {}
+    if prompt.verbosity is not None:
+        text["verbosity"] = prompt.verbosity
+    if prompt.output_schema is not None:
+        text["format"] = {
+            "type": "json_schema",
+            "name": "codex_output_schema",
+            "strict": True,
+            "schema": prompt.output_schema,
+        }
+    if text:
+        body["text"] = text
+    items = [_item_json(item, is_stored) for item in (*prompt.input, *added) if not isinstance(item, GhostSnapshot)]
+    return b'{"input":[' + b",".join(items) + b"]," + to_json(body, fallback=dict)[1:]
+
+
+def prompt_headers(prompt: Prompt) -> dict[str, str]:
+    """The headers that say whose request it is."""
+    headers = {"conversation_id": str(prompt.thread_id), "session_id": str(prompt.thread_id)}
+    if prompt.subagent is not None:
+        headers["x-openai-subagent"] = prompt.subagent
+    return headers
+
+
+def _item_json(item: ResponseItem, has_id: bool) -> bytes:
+    if isinstance(item, Verbatim):
+        return to_json(item.raw)
+    without: set[str] = set() if has_id else _WITHOUT_ID
+    if isinstance(item, Reasoning) and any(part.type == "reasoning_text" for part in item.content or ()):
+        without = without | {"content"}  # raw thoughts are not sent back. Source: should_serialize_reasoning_content
+    # The serializer itself: `model_dump_json` does the same for half as much again, and makes a str of it.
+    return item.__pydantic_serializer__.to_json(item, exclude_none=True, exclude=without)
