@@ -284,7 +284,7 @@ class _Connections:
                     headers=sent,
                     data=data,
                     allow_redirects=False,  # the key would go wherever a server says
-                    proxy=None if proxy_bypass(host) else self._proxies.get(parts.scheme),
+                    proxy=self._proxies[parts.scheme] if self._is_behind_proxy(parts.scheme, host) else None,
                     timeout=aiohttp.ClientTimeout(total=None, connect=info.connect_timeout_s),
                 )
         except aiohttp.ServerTimeoutError:
@@ -298,6 +298,9 @@ class _Connections:
         except ValueError:  # not its text, which may quote a header
             reason = "the address, the proxy, or a header is not valid"
         raise ConnectionFailed(host, reason) from None
+
+    def _is_behind_proxy(self, scheme: str, host: str) -> bool:
+        return scheme in self._proxies and not proxy_bypass(host)
 
     def let_end(self, response: aiohttp.ClientResponse) -> None:
         """Let go of an answer that is whole: its connection is used again if the server ends it soon, else closed."""
