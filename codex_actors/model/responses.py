@@ -30,7 +30,7 @@ from codex_actors.errors import (
 )
 from codex_actors.model.provider import Completed, FetchedModels, ItemDone, ModelEvent, Prompt, Retrying
 from codex_actors.model.provider_info import Access, AuthSource, ModelProviderInfo
-from codex_actors.model.wire_errors import retry_after_s, status_error
+from codex_actors.model.wire_errors import request_id, retry_after_s, status_error
 from codex_actors.model.wire_events import EventReader
 from codex_actors.model.wire_models import read_presets
 from codex_actors.model.wire_request import prompt_headers, request_body
@@ -222,6 +222,8 @@ class ResponsesModel:
             if not is_broken or retries >= self.info.request_max_retries:
                 raise failed
             retries += 1
+            if asked_s is not None:  # asked for too long a pause, it is not asked again by the stream either
+                failed = _without_secrets(RetryLimit(status, request_id(response.headers), asked_s), access)
             await asyncio.sleep(self._pause_s(retries, asked_s, failed))
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
@@ -231,8 +233,8 @@ class ResponsesModel:
                 return await response.content.readany()
         except TimeoutError:
             raise StreamError("idle timeout waiting for SSE") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise StreamError(f"the connection broke ({type(error).__name__})") from None
+        except (aiohttp.ClientError, OSError):
+            raise StreamError("the connection broke in the middle of the answer") from None
 
     def _pause_s(self, retries: int, asked_s: float | None, failed: CodexError) -> float:
         """The pause before retry number `retries`; raises `failed` where the server asks for too long a one."""

@@ -39,8 +39,9 @@ _TOO_LONG_TEXT = "maximum context length"
 _NO_QUOTA = frozenset({"insufficient_quota", "usage_not_included"})
 _REFUSED = frozenset({"invalid_prompt", "bio_policy", "cyber_policy"})
 _OVERLOADED = frozenset({"server_is_overloaded", "slow_down"})
-_PAUSE = re.compile(r"(?i)try again in\s*(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s\b|seconds?|m\b|minutes?)")
-_UNITS = {"ms": 0.001, "mi": 60.0, "s": 1.0, "se": 1.0, "m": 60.0}
+_TIME = r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|seconds?|minutes?|hours?)(?![a-z])"
+_PAUSE = re.compile(rf"try again in\s*(?:{_TIME}\s*)+", re.IGNORECASE)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def stream_error(error: Any) -> ModelError:
@@ -59,7 +60,6 @@ def status_error(status: int, headers: Mapping[str, str], body: str) -> ModelErr
     fields = _error_of(body)
     code = _code(fields)
     message = _message(fields) or body.strip()[:MAX_BODY_CHARS]
-    request_id = next((headers[name] for name in REQUEST_ID_HEADERS if headers.get(name)), None)
     if status in (401, 403):
         return Unauthorized(status, message or "no reason given")
     if status == 400:
@@ -69,10 +69,15 @@ def status_error(status: int, headers: Mapping[str, str], body: str) -> ModelErr
         return known
     if status == 429:
         pause_s = retry_after_s(headers)
-        return RetryLimit(429, request_id, pause_in(message) if pause_s is None else pause_s)
+        return RetryLimit(429, request_id(headers), pause_in(message) if pause_s is None else pause_s)
     if status == 500:
         return InternalServerError(message)
-    return UnexpectedStatus(status, body.strip()[:MAX_BODY_CHARS], request_id)
+    return UnexpectedStatus(status, body.strip()[:MAX_BODY_CHARS], request_id(headers))
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The server's name for the request, or None."""
+    return next((headers[name] for name in REQUEST_ID_HEADERS if headers.get(name)), None)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -92,9 +97,12 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def pause_in(text: str) -> float | None:
-    """The seconds of `try again in 11.054s` (or `28ms`, `35 seconds`, `2 minutes`) in `text`, or None."""
+    """The seconds of `try again in 11.054s` (or `28ms`, `35 seconds`, `6m0s`) in `text`, or None."""
     found = _PAUSE.search(text)
-    return None if found is None else float(found[1]) * _UNITS[found[2][:2].lower()]
+    if found is None:
+        return None
+    times = re.findall(_TIME, found[0].lower())
+    return sum(float(count) * _UNITS[unit if unit == "ms" else unit[0]] for count, unit in times)
 
 
 def _known_error(fields: dict[str, Any], code: str, message: str) -> ModelError | None:

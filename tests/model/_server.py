@@ -87,6 +87,9 @@ class Server:
         self.asked = asyncio.Event()
         self.base_url = ""
 
+    def answer_with(self, answer: Answer) -> None:
+        self._answers = [answer]
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open.add(writer)

@@ -28,7 +28,7 @@ from codex_actors.model.provider_info import ModelProviderInfo
 from codex_actors.model.responses import ResponsesModel
 from codex_actors.protocol.events import TokenUsage
 from codex_actors.protocol.history import ModelPreset
-from codex_actors.protocol.items import Message, OutputText
+from codex_actors.protocol.items import InputText, Message, OutputText
 from codex_actors.testing import no_leaks
 from codex_actors.version import __version__
 from tests.model._server import (
@@ -138,7 +138,7 @@ def test_bytes_that_are_no_text_are_replaced() -> None:
 
 
 def test_big_history_is_sent_whole() -> None:
-    item = Message(role="user", content=({"type": "input_text", "text": "é" * 1_500_000},))
+    item = Message(role="user", content=(InputText(text="é" * 1_500_000),))
     (request,) = ask(OK, prompt=replace(PROMPT, input=(item, *PROMPT.input)))[1].requests
     assert request.body["input"][0]["content"][0]["text"] == "é" * 1_500_000
     assert len(request.body["input"]) == 2

@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from codex_actors.errors import (
+    BadModelRequest,
+    ConnectionFailed,
+    ContextWindowExceeded,
+    InternalServerError,
+    MissingCredentials,
+    ModelError,
+    QuotaExceeded,
+    RetryLimit,
+    ServerOverloaded,
+    StreamError,
+    Unauthorized,
+    UnexpectedStatus,
+    UsageLimitReached,
+)
+from codex_actors.model.provider import Completed, ItemDone, ModelEvent, Retrying, TextDelta
+from codex_actors.model.responses import ResponsesModel
+from codex_actors.services.auth import AuthManager
+from codex_actors.testing import no_leaks
+from tests.model._server import (
+    ADDED,
+    BEGIN,
+    BODY,
+    CALL,
+    CUT,
+    DELTA,
+    HANG,
+    MESSAGE,
+    OK,
+    PROMPT,
+    Answer,
+    ask,
+    chunk,
+    done,
+    event,
+    events_of,
+    full,
+    model_of,
+    refusal,
+    serving,
+)
+
+KEY = "sk-test-0123456789abcdef"
+NO_RETRY = {"request_max_retries": 0, "stream_max_retries": 0}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_open() -> Any:
+    with no_leaks():
+        yield
+
+
+async def read_into(events: list[ModelEvent], model: ResponsesModel) -> None:
+    async with asyncio.timeout(20):
+        async for each in model.stream(PROMPT):
+            events.append(each)
+
+
+def fail(*answers: Answer, **settings: Any) -> tuple[list[ModelEvent], ModelError, int]:
+    """What came before the failure, the failure, and how many requests it took; the model then answers."""
+
+    async def main() -> tuple[list[ModelEvent], ModelError, int]:
+        events: list[ModelEvent] = []
+        async with serving(*answers) as server:
+            model = model_of(server.base_url, **settings)
+            async with model.open():
+                with pytest.raises(ModelError) as caught:
+                    await read_into(events, model)
+                requests = len(server.requests)
+                server.answer_with(OK)
+                assert type((await events_of(model))[-1]) is Completed
+        return events, caught.value, requests
+
+    return asyncio.run(main())
+
+
+def failed(code: str | None, message: str = "because") -> bytes:
+    return full(event("response.failed", response={"id": "r", "error": {"code": code, "message": message}}))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "text"),
+    [
+        ("context_length_exceeded", ContextWindowExceeded, "context window"),
+        ("insufficient_quota", QuotaExceeded, "because"),
+        ("usage_not_included", QuotaExceeded, "because"),
+        ("usage_limit_reached", UsageLimitReached, "because"),
+        ("invalid_prompt", BadModelRequest, "because"),
+        ("cyber_policy", BadModelRequest, "because"),
+        ("server_is_overloaded", ServerOverloaded, "overloaded"),
+        ("slow_down", ServerOverloaded, "overloaded"),
+    ],
+)
+def test_failure_without_hope_is_not_tried_again(code: str, kind: type[ModelError], text: str) -> None:
+    events, error, requests = fail(failed(code))
+    assert (type(error), events, requests) == (kind, [], 1)
+    assert text in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "delay_s"),
+    [
+        (failed("server_error"), "because", None),
+        (failed("rate_limit_exceeded", "Please try again in 11.054s."), "Please try again in 11.054s.", 11.054),
+        (failed("rate_limit_exceeded", "try again in 28ms"), "try again in 28ms", 0.028),
+        (failed("rate_limit_exceeded", "Try again in 35 seconds"), "Try again in 35 seconds", 35.0),
+        (failed("other", "try again in 35 seconds"), "try again in 35 seconds", None),
+        (full(event("response.failed", response=None)), "the server reported a failure without a reason", None),
+        (full(event("error", code="x", message="broken")), "broken", None),
+        (full(event("error", error={"message": "broken"})), "broken", None),
+        (full(b'event: error\ndata: {"error": {"message": "broken"}}\n\n'), "broken", None),
+        (
+            full(event("response.incomplete", response={"incomplete_details": {"reason": "max_output_tokens"}})),
+            "Incomplete response returned, reason: max_output_tokens",
+            None,
+        ),
+        (full(ADDED + DELTA), "stream closed before response.completed", None),
+        (full(b""), "stream closed before response.completed", None),
+        (
+            full(b"<html>", kind="text/html"),
+            "stream closed before response.completed: the server sent text/html, not text/event-stream",
+            None,
+        ),
+        ([BEGIN, chunk(DELTA), CUT], "the connection broke in the middle of the answer", None),
+    ],
+)
+def test_broken_stream_says_how_it_broke(body: Answer, message: str, delay_s: float | None) -> None:
+    _, error, requests = fail(body, **NO_RETRY)
+    assert isinstance(error, StreamError)
+    assert (error.message, error.delay_s, requests) == (message, delay_s, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "requests"),
+    [
+        (refusal(400, "bad tool"), BadModelRequest, 1),
+        (refusal(400, code="context_length_exceeded"), ContextWindowExceeded, 1),
+        (refusal(400, "This model's maximum context length is 4096 tokens."), ContextWindowExceeded, 1),
+        (refusal(401), Unauthorized, 1),
+        (refusal(403), Unauthorized, 1),
+        (refusal(404, "no model"), UnexpectedStatus, 1),
+        (refusal(307, location="http://127.0.0.1:1/"), UnexpectedStatus, 1),
+        (refusal(429, code="insufficient_quota"), QuotaExceeded, 1),
+        (refusal(429, code="usage_limit_reached"), UsageLimitReached, 1),
+        (refusal(429), RetryLimit, 3),
+        (refusal(500), InternalServerError, 9),
+        (refusal(502), UnexpectedStatus, 9),
+        (refusal(503, code="server_is_overloaded"), ServerOverloaded, 3),
+        (refusal(408), UnexpectedStatus, 3),
+        (full(b"not JSON", 400), BadModelRequest, 1),
+        (b"HTTP/1.1 418 X\r\ncontent-length: 9\r\n\r\nno", UnexpectedStatus, 1),
+        (b"not HTTP\r\n\r\n", ConnectionFailed, 9),
+        ([CUT], ConnectionFailed, 9),
+    ],
+)
+def test_refusal_is_typed_and_tried_as_it_should(answer: Answer, kind: type[ModelError], requests: int) -> None:
+    if answer == b"HTTP/1.1 418 X\r\ncontent-length: 9\r\n\r\nno":
+        answer = [answer, CUT]  # its body never ends
+    events, error, count = fail(answer, request_max_retries=2, stream_max_retries=2)
+    assert (type(error), count) == (kind, requests)
+    notices = [Retrying("Reconnecting... 1/2"), Retrying("Reconnecting... 2/2")]
+    assert events == (notices if requests == 9 or kind is RetryLimit or answer == refusal(408) else [])
+
+
+def test_refusal_keeps_what_the_server_said() -> None:
+    error = fail(full(b"x" * 10_000, 404, x_request_id="req-7", cf_ray="ray-7"))[1]
+    assert isinstance(error, UnexpectedStatus)
+    assert (error.status, len(error.body), error.request_id) == (404, 4000, "ray-7")
+    error = fail(refusal(429, x_oai_request_id="req-8"), **NO_RETRY)[1]
+    assert isinstance(error, RetryLimit)
+    assert (error.status, error.request_id, error.delay_s) == (429, "req-8", None)
+    assert str(fail(refusal(500, "deep trouble"), **NO_RETRY)[1]).startswith(
+        "the model's server has an internal error (deep trouble)"
+    )
+
+
+@pytest.mark.parametrize("fields", [{"resets_at": 1_900_000_000}, {"resets_in_seconds": 10}, {}])
+def test_usage_limit_says_when_it_ends(fields: dict[str, Any]) -> None:
+    body = json.dumps({"error": {"type": "usage_limit_reached", "message": "enough", **fields}}).encode()
+    error = fail(full(body, 429, "application/json"))[1]
+    assert isinstance(error, UsageLimitReached)
+    assert (error.resets_at is None) == (not fields)
+    assert "resets_at" not in fields or error.resets_at == 1_900_000_000
+
+
+def test_broken_server_is_asked_again_in_silence() -> None:
+    events, server = ask(refusal(500), refusal(503, retry_after="0"), [CUT], OK)
+    assert events == ask(OK)[0]
+    assert len(server.requests) == 4
+    assert server.requests[0] == server.requests[3]
+
+
+@pytest.mark.parametrize("headers", [{"retry_after": "0"}, {"retry_after_ms": "1"}, {"retry_after": formatdate(0)}])
+def test_full_server_is_asked_again_with_notice(headers: dict[str, str]) -> None:
+    events, server = ask(refusal(429, **headers), OK, retry_base_s=100.0)
+    assert events == [Retrying("Reconnecting... 1/5"), *ask(OK)[0]]
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(429, retry_after="3600"),
+        refusal(503, retry_after="3600"),
+        refusal(429, "try again in 60 minutes"),
+        failed("rate_limit_exceeded", "try again in 3600 seconds"),
+    ],
+)
+def test_server_that_asks_for_hours_is_not_waited_for(answer: bytes) -> None:
+    events, error, requests = fail(answer)
+    assert (events, requests) == ([], 1)
+    assert getattr(error, "delay_s", 3600.0) == 3600.0
+
+
+def test_retried_stream_has_what_was_whole() -> None:
+    broken = full(ADDED + DELTA + done() + ADDED + DELTA)
+    events, server = ask(broken, OK)
+    assert [type(each).__name__ for each in events[:6]] == [
+        *("ItemAdded", "TextDelta", "ItemDone", "ItemAdded", "TextDelta"),
+        "Retrying",
+    ]
+    assert events[6:] == ask(OK)[0]
+    first, second = (request.body["input"] for request in server.requests)
+    assert second == [*first, {name: value for name, value in MESSAGE.items() if name != "id"}]
+
+
+@pytest.mark.parametrize("retries", [0, 5])
+def test_stream_that_broke_behind_a_call_completes(retries: int) -> None:
+    events, server = ask([BEGIN, chunk(done(CALL) + ADDED + DELTA), CUT], stream_max_retries=retries)
+    assert isinstance(events[0], ItemDone)
+    assert events[-1] == Completed(None)
+    assert (Retrying("Reconnecting... 1/5") in events, len(server.requests)) == (retries > 0, 1)
+
+
+def test_refused_stream_behind_a_call_is_an_error() -> None:
+    body = done(CALL) + event("response.failed", response={"error": {"code": "insufficient_quota"}})
+    events, error, _ = fail(full(body))
+    assert (len(events), type(error)) == (1, QuotaExceeded)
+
+
+def test_spent_retries_give_the_last_error() -> None:
+    events, error, requests = fail(full(DELTA), stream_max_retries=3)
+    assert [each.message for each in events if isinstance(each, Retrying)] == [
+        *("Reconnecting... 1/3", "Reconnecting... 2/3", "Reconnecting... 3/3")
+    ]
+    assert (type(error), requests) == (StreamError, 4)
+
+
+@pytest.mark.parametrize("form", [OK, BEGIN + chunk(BODY) + b"0\r\n\r\n"])
+def test_answer_cut_anywhere_is_begun_again(form: bytes) -> None:
+    async def main() -> None:
+        for at in range(0, len(form), 11):
+            async with serving([form[:at], CUT], OK) as server:
+                model = model_of(server.base_url)
+                async with model.open():
+                    events = await events_of(model)
+                assert TextDelta("hi") in events
+                assert type(events[-1]) is Completed
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("answer", "settings", "kind", "text"),
+    [
+        (
+            [HANG],
+            {"first_byte_timeout_s": 0.02, "connect_timeout_s": 0.02},
+            ConnectionFailed,
+            "no answer within 0.02 s",
+        ),
+        ([BEGIN, HANG], {"stream_idle_timeout_s": 0.02}, StreamError, "idle timeout waiting for SSE"),
+        ([BEGIN, chunk(DELTA), HANG], {"stream_idle_timeout_s": 0.02}, StreamError, "idle timeout waiting for SSE"),
+    ],
+)
+def test_silent_server_is_given_up(answer: Answer, settings: dict[str, float], kind: type, text: str) -> None:
+    _, error, requests = fail(answer, **settings, **NO_RETRY)
+    assert (type(error), requests) == (kind, 1)
+    assert text in str(error)
+
+
+def test_server_that_is_not_there_is_named() -> None:
+    async def main() -> str:
+        async with serving(OK) as server:
+            pass
+        model = model_of(server.base_url, request_max_retries=1, stream_max_retries=0)
+        async with model.open():
+            with pytest.raises(ConnectionFailed) as caught:
+                await events_of(model)
+        assert caught.value.host == server.base_url[len("http://") : -len("/v1")]
+        return caught.value.reason
+
+    assert "Connect call failed" in asyncio.run(main())
+
+
+def test_name_that_no_one_knows_is_an_error() -> None:
+    async def main() -> ConnectionFailed:
+        model = model_of("http://models.invalid/v1", **NO_RETRY)
+        async with model.open():
+            with pytest.raises(ConnectionFailed) as caught:
+                await events_of(model)
+        return caught.value
+
+    assert asyncio.run(main()).host == "models.invalid"
+
+
+def test_new_key_is_read_after_a_401(tmp_path: Any) -> None:
+    auth_path = tmp_path / "auth.json"
+
+    async def main() -> list[str]:
+        auth_path.write_text('{"OPENAI_API_KEY": "old-key"}')
+        async with serving(OK, refusal(401), OK) as server:
+            model = model_of(server.base_url, AuthManager(tmp_path))
+            async with model.open():
+                await events_of(model)
+                auth_path.write_text('{"OPENAI_API_KEY": "new-key"}')
+                await events_of(model)
+        return [request.headers["authorization"] for request in server.requests]
+
+    assert asyncio.run(main()) == ["Bearer old-key", "Bearer old-key", "Bearer new-key"]
+
+
+def test_key_that_stays_is_refused_once(tmp_path: Any) -> None:
+    async def main() -> int:
+        (tmp_path / "auth.json").write_text('{"OPENAI_API_KEY": "old-key"}')
+        async with serving(refusal(401, "wrong key")) as server:
+            model = model_of(server.base_url, AuthManager(tmp_path))
+            async with model.open():
+                with pytest.raises(Unauthorized, match="wrong key"):
+                    await events_of(model)
+        return len(server.requests)
+
+    assert asyncio.run(main()) == 1
+
+
+def test_missing_key_asks_nobody() -> None:
+    async def main() -> int:
+        async with serving(OK) as server:
+            model = model_of(server.base_url, env_key="SURELY_NOT_SET_7")
+            async with model.open():
+                with pytest.raises(MissingCredentials):
+                    await events_of(model)
+        return len(server.requests)
+
+    assert asyncio.run(main()) == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(401, f"wrong key {KEY}, or sk-te***cdef"),
+        refusal(400, f"header {KEY}"),
+        refusal(404, f"header {KEY}"),
+        refusal(500, f"header {KEY}"),
+        refusal(429, KEY, x_request_id=KEY),
+        full(KEY.encode(), 404),
+        failed("other", f"you sent {KEY}"),
+        failed("insufficient_quota", f"you sent {KEY}"),
+        full(event("response.incomplete", response={"incomplete_details": {"reason": KEY}})),
+        full(b"", kind=f"text/{KEY}"),
+        [CUT],
+    ],
+)
+def test_server_that_repeats_the_key_is_not_quoted(answer: Answer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    _, error, _ = fail(answer, experimental_bearer_token=KEY, query_params={"key": KEY}, **NO_RETRY)
+    for text in (str(error), repr(error), repr(error.args), repr(error.__cause__), caplog.text):
+        assert KEY not in text
+        assert "cdef" not in text
+
+
+def test_close_during_a_pause_ends_the_stream() -> None:
+    async def main() -> int:
+        async with serving(full(DELTA)) as server:
+            model = model_of(server.base_url, retry_base_s=100.0)
+            async with model.open():
+                stream = model.stream(PROMPT)
+                assert [await anext(stream), await anext(stream)] == [TextDelta("hi"), Retrying("Reconnecting... 1/5")]
+                task = asyncio.ensure_future(anext(stream))
+                await asyncio.sleep(0)  # the task stands in the pause now
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        return len(server.requests)
+
+    assert asyncio.run(main()) == 1

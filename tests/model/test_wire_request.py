@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from codex_actors.model.wire_request import prompt_headers, request_body
+from codex_actors.protocol.items import (
+    RESPONSE_ITEM,
+    Compaction,
+    FunctionCallOutput,
+    GhostSnapshot,
+    InputText,
+    Message,
+    Verbatim,
+)
+from tests.model._server import CALL, MESSAGE, PROMPT
+
+ITEMS: list[dict[str, Any]] = [
+    MESSAGE,
+    {**MESSAGE, "id": "msg_2", "status": "completed", "phase": "final_answer"},
+    {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"},
+    CALL,
+    {"type": "function_call_output", "call_id": "c1", "output": "é\n"},
+    {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_image", "image_url": "data:"}]},
+    {"type": "custom_tool_call", "id": "ct_1", "call_id": "c2", "name": "a", "input": "b"},
+    {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "q"}},
+    {"type": "compaction", "encrypted_content": "x"},
+]
+
+
+def body_of(*items: Any, is_stored: bool = False, **changes: Any) -> Any:
+    return json.loads(request_body(replace(PROMPT, input=items, **changes), is_stored=is_stored))
+
+
+def test_items_are_sent_as_they_came() -> None:
+    items = [RESPONSE_ITEM.validate_python(item) for item in ITEMS]
+    without_ids = [{name: value for name, value in item.items() if name != "id"} for item in ITEMS]
+    assert body_of(*items)["input"] == without_ids
+    assert body_of(*items, is_stored=True)["input"] == ITEMS
+    assert (body_of()["store"], body_of(is_stored=True)["store"]) == (False, True)
+
+
+def test_unknown_items_are_sent_word_for_word() -> None:
+    raw = {"type": "item_reference", "id": "x", "nothing": None}
+    assert body_of(Verbatim(raw=raw))["input"] == [raw]
+
+
+def test_snapshots_and_raw_thoughts_are_not_sent() -> None:
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
+    items = (GhostSnapshot(), RESPONSE_ITEM.validate_python(thought), Compaction(encrypted_content="x"))
+    assert body_of(*items)["input"] == [
+        {"type": "reasoning", "summary": []},
+        {"type": "compaction", "encrypted_content": "x"},
+    ]
+    assert body_of(GhostSnapshot())["input"] == []
+
+
+def test_added_items_stand_behind_the_input() -> None:
+    added = FunctionCallOutput(call_id="c1", output="x")
+    sent = json.loads(request_body(PROMPT, [added]))["input"]
+    assert [item["type"] for item in sent] == ["message", "function_call_output"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "value"),
+    [
+        ({}, "reasoning", None),
+        ({}, "include", None),
+        ({}, "text", None),
+        ({}, "instructions", None),
+        ({"instructions": ""}, "instructions", ""),
+        ({"reasoning_effort": "high"}, "reasoning", {"effort": "high", "summary": "auto"}),
+        ({"reasoning_effort": "low", "reasoning_summary": "none"}, "reasoning", {"effort": "low"}),
+        ({"reasoning_effort": "none"}, "include", ["reasoning.encrypted_content"]),
+        ({"reasoning_summary": "detailed"}, "reasoning", None),
+        ({"verbosity": "low"}, "text", {"verbosity": "low"}),
+        (
+            {"output_schema": MappingProxyType({"type": "object"})},
+            "text",
+            {
+                "format": {
+                    "type": "json_schema",
+                    "name": "codex_output_schema",
+                    "strict": True,
+                    "schema": {"type": "object"},
+                }
+            },
+        ),
+        ({"tools": (MappingProxyType({"type": "function"}),)}, "tools", [{"type": "function"}]),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", False),
+    ],
+)
+def test_settings_are_sent_where_they_are_set(changes: dict[str, Any], name: str, value: Any) -> None:
+    body = body_of(Message(role="user", content=(InputText(text="a"),)), **changes)
+    assert body.get(name) == value
+    assert (name in body) == (value is not None)
+
+
+def test_headers_name_the_thread_and_agent() -> None:
+    thread_id = str(PROMPT.thread_id)
+    assert prompt_headers(PROMPT) == {"conversation_id": thread_id, "session_id": thread_id}
+    assert prompt_headers(replace(PROMPT, subagent="compact"))["x-openai-subagent"] == "compact"
