@@ -33,7 +33,7 @@ from codex_actors.model.provider_info import Access, AuthSource, ModelProviderIn
 from codex_actors.model.wire_errors import request_id, retry_after_s, status_error
 from codex_actors.model.wire_events import EventReader
 from codex_actors.model.wire_models import read_presets
-from codex_actors.model.wire_request import prompt_headers, request_body
+from codex_actors.model.wire_request import EncodedHistories, prompt_headers, request_body
 from codex_actors.protocol.history import ModelPreset
 from codex_actors.protocol.items import CustomToolCall, FunctionCall, LocalShellCall, ResponseItem
 
@@ -126,7 +126,7 @@ class ResponsesModel:
         done: list[ResponseItem] = []
         retries = 0
         while True:
-            body = request_body(prompt, done, is_stored=self.info.is_azure)
+            body = request_body(prompt, done, is_stored=self.info.is_azure, histories=connections.histories)
             response: aiohttp.ClientResponse | None = None
             access: Access | None = None
             try:
@@ -251,6 +251,7 @@ class _Connections:
 
     def __init__(self, info: ModelProviderInfo) -> None:
         self.users = 0
+        self.histories = EncodedHistories()
         self._info = info
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),

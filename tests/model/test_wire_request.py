@@ -6,8 +6,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from codex_actors.model.wire_request import prompt_headers, request_body
+from codex_actors.model.wire_request import EncodedHistories, prompt_headers, request_body
 from codex_actors.protocol.items import (
     RESPONSE_ITEM,
     Compaction,
@@ -15,6 +17,7 @@ from codex_actors.protocol.items import (
     GhostSnapshot,
     InputText,
     Message,
+    ResponseItem,
     Verbatim,
 )
 from tests.model._server import CALL, MESSAGE, PROMPT
@@ -33,7 +36,9 @@ ITEMS: list[dict[str, Any]] = [
 
 
 def body_of(*items: Any, is_stored: bool = False, **changes: Any) -> Any:
-    return json.loads(request_body(replace(PROMPT, input=items, **changes), is_stored=is_stored))
+    return json.loads(
+        request_body(replace(PROMPT, input=items, **changes), is_stored=is_stored, histories=EncodedHistories())
+    )
 
 
 def test_items_are_sent_as_they_came() -> None:
@@ -61,7 +66,7 @@ def test_snapshots_and_raw_thoughts_are_not_sent() -> None:
 
 def test_added_items_stand_behind_the_input() -> None:
     added = FunctionCallOutput(call_id="c1", output="x")
-    sent = json.loads(request_body(PROMPT, [added]))["input"]
+    sent = json.loads(request_body(PROMPT, [added], histories=EncodedHistories()))["input"]
     assert [item["type"] for item in sent] == ["message", "function_call_output"]
 
 
@@ -104,3 +109,36 @@ def test_headers_name_the_thread_and_agent() -> None:
     thread_id = str(PROMPT.thread_id)
     assert prompt_headers(PROMPT) == {"conversation_id": thread_id, "session_id": thread_id}
     assert prompt_headers(replace(PROMPT, subagent="compact"))["x-openai-subagent"] == "compact"
+
+
+def items_of(count: int, text: str = "x") -> tuple[ResponseItem, ...]:
+    return tuple(Message(role="user", content=(InputText(text=f"{text}{number}"),)) for number in range(count))
+
+
+def plain(items: tuple[ResponseItem, ...]) -> list[bytes]:
+    return [item.model_dump_json(exclude_none=True).encode() for item in items]
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=8), st.integers(0, 20_000))
+def test_kept_histories_are_what_was_asked(sizes: list[int], max_bytes: int) -> None:
+    histories, items, others = EncodedHistories(max_bytes), items_of(60), items_of(60, "other")
+    for size in sizes:
+        assert histories.encode("a", items[:size], False) == plain(items[:size])
+        assert histories.encode("b", others[:size], False) == plain(others[:size])
+        assert 0 <= histories._bytes <= max_bytes
+        assert histories._bytes == sum(kept[2] for kept in histories._kept.values())
+
+
+def test_history_that_grew_is_encoded_from_there() -> None:
+    histories, items = EncodedHistories(), items_of(50)
+    first, second = (histories.encode("a", items[:size], False) for size in (40, 50))
+    assert all(old is new for old, new in zip(first, second, strict=False))
+    assert second == plain(items)
+
+
+def test_compacted_history_is_encoded_anew() -> None:
+    histories, items = EncodedHistories(), items_of(50)
+    histories.encode("a", items, False)
+    changed = (*items_of(1, "summary"), *items[1:])
+    assert histories.encode("a", changed, False) == plain(changed)
+    assert histories.encode("a", changed[:40], False) == plain(changed[:40])
