@@ -296,10 +296,10 @@ class _Connections:
             reason = f"no answer within {info.first_byte_timeout_s:g} s"
         except aiohttp.ClientConnectorCertificateError as error:
             reason = str(error.certificate_error)
-        except (aiohttp.ClientError, OSError) as error:
-            reason = str(getattr(error, "strerror", None) or type(error).__name__)
         except ValueError:  # not its text, which may quote a header
             reason = "the address, the proxy, or a header is not valid"
+        except (aiohttp.ClientError, OSError) as error:
+            reason = str(getattr(error, "strerror", None) or type(error).__name__)
         raise ConnectionFailed(host, reason) from None
 
     def _is_behind_proxy(self, scheme: str, host: str) -> bool:

@@ -314,6 +314,11 @@ def test_models_that_cannot_be_read_are_an_error(answer: bytes) -> None:
     assert isinstance(caught.value, CodexError)
 
 
+def test_list_of_models_has_a_bound() -> None:
+    with pytest.raises(UnexpectedStatus, match="more than 16777216 bytes"):
+        fetch(full(b" " * 17_000_000))
+
+
 def test_missing_library_says_what_to_install() -> None:
     code = "import sys; sys.modules['aiohttp'] = None; import codex_actors.model.responses"
     done = subprocess.run(

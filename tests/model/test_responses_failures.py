@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+import socket
+from contextlib import ExitStack, suppress
 from email.utils import formatdate
 from typing import Any
 
@@ -303,15 +304,44 @@ def test_server_that_is_not_there_is_named() -> None:
     assert "Connect call failed" in asyncio.run(main())
 
 
-def test_name_that_no_one_knows_is_an_error() -> None:
+@pytest.mark.parametrize(
+    ("host", "proxy", "reason"),
+    [
+        ("models.invalid", "", ""),
+        ("a..b", "", "the address, the proxy, or a header is not valid"),
+        ("models.invalid", "nonsense", "the address, the proxy, or a header is not valid"),
+        ("models.invalid", f"http://user:{KEY}@127.0.0.1:1", "Connect call failed"),
+    ],
+)
+def test_address_that_leads_nowhere_is_named(
+    monkeypatch: pytest.MonkeyPatch, host: str, proxy: str, reason: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    error = unreached(f"http://{host}/v1")
+    assert error.host == host
+    assert reason in error.reason
+    assert KEY not in str(error)
+
+
+def test_server_that_takes_no_connection_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as stack:
+        for _ in range(4):  # its queue is full then
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        url = "http://{}:{}/v1".format(*listener.getsockname())
+        assert unreached(url, connect_timeout_s=0.02).reason == "not reached within 0.02 s"
+
+
+def unreached(base_url: str, **settings: Any) -> ConnectionFailed:
     async def main() -> ConnectionFailed:
-        model = model_of("http://models.invalid/v1", **NO_RETRY)
+        model = model_of(base_url, **settings, **NO_RETRY)
         async with model.open():
             with pytest.raises(ConnectionFailed) as caught:
                 await events_of(model)
         return caught.value
 
-    assert asyncio.run(main()).host == "models.invalid"
+    return asyncio.run(main())
 
 
 def test_new_key_is_read_after_a_401(tmp_path: Any) -> None:
