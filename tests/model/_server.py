@@ -7,7 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from codex_actors.model.provider import ModelEvent, Prompt
+import pytest
+
+from codex_actors.errors import ModelError
+from codex_actors.model.provider import Completed, ModelEvent, Prompt
 from codex_actors.model.provider_info import ModelProviderInfo
 from codex_actors.model.responses import ResponsesModel
 from codex_actors.protocol.ids import ThreadId
@@ -30,6 +33,7 @@ PROMPT = Prompt(
 )
 MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]}
 CALL = {"type": "function_call", "id": "fc_1", "name": "look", "arguments": "{}", "call_id": "c1"}
+NO_RETRY = {"request_max_retries": 0, "stream_max_retries": 0}
 USAGE = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
 
 
@@ -158,3 +162,31 @@ def ask(*answers: Answer, prompt: Prompt = PROMPT, **settings: Any) -> tuple[lis
                 return await events_of(model, prompt), server
 
     return asyncio.run(main())
+
+
+async def read_into(events: list[ModelEvent], model: ResponsesModel) -> None:
+    async with asyncio.timeout(20):
+        async for each in model.stream(PROMPT):
+            events.append(each)
+
+
+def fail(*answers: Answer, **settings: Any) -> tuple[list[ModelEvent], ModelError, int]:
+    """What came before the failure, the failure, and how many requests it took; the model then answers."""
+
+    async def main() -> tuple[list[ModelEvent], ModelError, int]:
+        events: list[ModelEvent] = []
+        async with serving(*answers) as server:
+            model = model_of(server.base_url, **settings)
+            async with model.open():
+                with pytest.raises(ModelError) as caught:
+                    await read_into(events, model)
+                requests = len(server.requests)
+                server.answer_with(OK)
+                assert type((await events_of(model))[-1]) is Completed
+        return events, caught.value, requests
+
+    return asyncio.run(main())
+
+
+def failed(code: str | None, message: str = "because") -> bytes:
+    return full(event("response.failed", response={"id": "r", "error": {"code": code, "message": message}}))
