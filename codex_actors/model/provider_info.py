@@ -42,21 +42,15 @@ _OPENAI_KEY = re.compile(r"\bsk-[\w*.-]{4,}")
 _HIDDEN = "[redacted]"
 
 
-class Credentials(Protocol):
-    """What an auth manager has: `mode` is `apikey` or `chatgpt`."""
-
-    @property
-    def mode(self) -> str: ...
-
-    @property
-    def token(self) -> str | None: ...
-
-
 class AuthSource(Protocol):
     """An auth manager, as far as a model needs it."""
 
-    def auth(self) -> Credentials | None:
-        """The credentials, or None."""
+    def auth(self) -> object | None:
+        """The credentials, or None where there are none."""
+        ...
+
+    def require_api_key(self) -> str:
+        """The API key. Raises `MissingCredentials` where the credentials hold none."""
         ...
 
     def reload(self) -> bool:
@@ -205,15 +199,9 @@ class ModelProviderInfo:
             return token
         if self.experimental_bearer_token is not None:
             return self.experimental_bearer_token.strip()
-        auth = None if auth_source is None else auth_source.auth()
-        if auth is None:
+        if auth_source is None or auth_source.auth() is None:
             return None
-        if auth.mode == "chatgpt":
-            raise MissingCredentials(
-                "the stored credentials are a ChatGPT login, which this runtime has no login flow for and does not use: "
-                "set an API key (ModelProviderInfo.env_key, or OPENAI_API_KEY in the auth.json of the codex home)"
-            )
-        return _usable(auth.token, "the stored API key")
+        return _usable(auth_source.require_api_key(), "the stored API key")
 
 
 def _usable(value: str | None, what: str) -> str | None:
