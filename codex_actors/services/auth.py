@@ -24,13 +24,15 @@ AuthMode: TypeAlias = Literal["apikey", "chatgpt"]
 API_KEY_ENV = "CODEX_API_KEY"
 """The variable that wins over the file, for managers that were told to look at it."""
 
-NO_API_KEY = "there is no API key; name the variable that holds one (`ModelProviderInfo.env_key`), or log in with it \
-(`AuthManager.login_with_api_key`)"
+NO_API_KEY = (
+    "there is no API key; set OPENAI_API_KEY and name it (`ModelProviderInfo.env_key`), or log in with the key "
+    "(`AuthManager.login_with_api_key`)"
+)
 """What whoever needs a key says where there are no credentials."""
 
 CHATGPT_TOKENS_REFUSED = (
     "the stored credentials are ChatGPT tokens, which only the program that obtained them may use; "
-    "name the variable that holds an API key (`ModelProviderInfo.env_key`), or log in with the key "
+    "set OPENAI_API_KEY and name it (`ModelProviderInfo.env_key`), or log in with an API key "
     "(`AuthManager.login_with_api_key`), which keeps the tokens"
 )
 """What whoever needs a key says where there are only ChatGPT tokens."""

@@ -117,7 +117,7 @@ def test_key_with_a_line_break_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_chatgpt_login_is_refused_clearly() -> None:
     manager = AuthManager.from_auth_for_testing(CodexAuth.create_dummy())
-    with pytest.raises(MissingCredentials, match=r"ChatGPT tokens.*holds an API key"):
+    with pytest.raises(MissingCredentials, match=r"ChatGPT tokens.*with an API key"):
         ModelProviderInfo().access("responses", manager)
 
 
