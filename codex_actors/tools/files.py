@@ -1,4 +1,4 @@
-"""Three read-only tools for the files of one folder: `list_files`, `read_file`, `search_files`.
+"""Three read-only tools for the files of one folder: `list_files`, `read_file`, `search_files`. Two more write, if asked for.
 
 What they open is inside the folder (see `Folder`), and each output is a page that says how to read on.
 """
@@ -20,6 +20,7 @@ from pydantic import Field
 from codex_actors.tools.folder import Entry, Folder, Glob, Opened, Walk, kind_of
 from codex_actors.tools.matcher import MATCHES_BOUND, Matcher, MatchError
 from codex_actors.tools.tool import Tool, ToolError
+from codex_actors.tools.writing import writing_tools
 
 PAGE_BYTES = 32_000
 """What one output holds, but for its notes: less than the default of `ManagerConfig.tool_output_bytes`."""
@@ -48,19 +49,25 @@ _GLOB = Field(
 )
 
 
-def file_tools(root: Path) -> tuple[Tool[..., Any], ...]:
+def file_tools(root: Path, *, write: bool = False) -> tuple[Tool[..., Any], ...]:
     """The tools `list_files`, `read_file` and `search_files` for what is in the existing folder `root`. They pickle.
 
     No path leads out of it, be it by `..`, by an absolute path or by a link. Only regular files are opened.
 
-    Runs in: OS threads, beside each other; `search_files` matches in a child process.
+    Args:
+        write: Whether `write_file` and `edit_file` come behind them. Each call of those runs alone, replaces a whole file or
+            nothing, and asks for approval where the thread's `approval_policy` is `untrusted`.
+
+    Runs in: OS threads, those that read beside each other; `search_files` matches in a child process.
 
     Raises:
         InvalidRequest: `root` is no existing folder.
         UnsupportedOperation: this is neither Linux nor macOS.
     """
-    files = _Files(Folder.at(root))
-    return tuple(Tool(each, is_read_only=True) for each in (files.list_files, files.read_file, files.search_files))
+    folder = Folder.at(root)
+    files = _Files(folder)
+    reading = (files.list_files, files.read_file, files.search_files)
+    return (*(Tool(each, is_read_only=True) for each in reading), *(writing_tools(folder) if write else ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -22,14 +23,16 @@ WALK_BOUND = 100_000
 """Entries that a walk looks at."""
 
 
-def _flags(*names: str) -> int:
+def open_flags(*names: str) -> int:
+    """Flags of `os.open`, with those that let it follow no link; one that the system lacks counts as none."""
     return sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", *names))
 
 
 # With O_PATH a folder that may be entered but not listed can be walked through, as any other program does.
-_STEP = _flags("O_DIRECTORY", "O_PATH")
+_STEP = open_flags("O_DIRECTORY", "O_PATH")
+_FOLDER = open_flags("O_DIRECTORY")
 # O_NONBLOCK: nobody may write to a pipe that took the place of a file between the look at it and the open.
-_READ = _flags("O_NONBLOCK", "O_NOCTTY")
+_READ = open_flags("O_NONBLOCK", "O_NOCTTY")
 
 _KINDS = {
     stat.S_IFDIR: "folder",
@@ -55,6 +58,15 @@ class Opened:
     names: tuple[str, ...]
     mode: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file is or may be: its name in the folder that `descriptor` has open, and its real names below the root."""
+
+    descriptor: int
+    name: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,27 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    @contextmanager
+    def parent(self, path: str, *, make: bool = False) -> Iterator[Place]:
+        """The place of the file at `path`; its folder is open for the length of the `with`.
+
+        Links on the way are followed as `opened` does; what is at the place itself is not looked at. With `make`, folders
+        that are missing are created. What the `with` raises of `OSError` is a `ToolError` too.
+        """
+        above, _, name = path.rpartition("/")
+        if name in ("", ".", ".."):
+            raise ToolError(f"{path!r} does not name a file; give the path of a file")
+        try:
+            descriptor, names = self._reach(above or ("/" if path.startswith("/") else "."), partial(_into, make=make))
+        except (OSError, ValueError) as error:
+            raise self._refusal(path, error, "reach") from None
+        try:
+            yield Place(descriptor, name, (*names, name))
+        except OSError as error:
+            raise self._refusal(path, error, "write") from None
+        finally:
+            os.close(descriptor)
+
     def children(self, names: tuple[str, ...]) -> list[Entry]:
         """What the folder holds, by name; at most `WALK_BOUND` entries and one."""
         path = "/".join(names) or "."
@@ -131,7 +164,7 @@ class Folder:
                     entries.append(Entry((*place.names, each.name), info.st_mode, info.st_size, target))
         return sorted(entries, key=lambda entry: entry.names)
 
-    def _reach(self, path: str) -> tuple[int, list[str]]:
+    def _reach(self, path: str, step: Callable[..., int] | None = None) -> tuple[int, list[str]]:
         left = self._inside(path, path) if path.startswith("/") else list(PurePosixPath(path).parts)
         names: list[str] = []
         links = 0
@@ -141,7 +174,7 @@ class Folder:
                 name = left.pop(0)
                 target = _target(descriptor, name)
                 if name != ".." and target is None:
-                    opened = self._step(path, descriptor, name, is_last=not left)
+                    opened = (step or self._step)(path, descriptor, name, is_last=not left)
                     os.close(descriptor)
                     descriptor = opened
                     names.append(name)
@@ -165,7 +198,7 @@ class Folder:
         return descriptor, names
 
     def _open_root(self) -> int:
-        return os.open(self.root, _flags("O_DIRECTORY"))
+        return os.open(self.root, _FOLDER)
 
     def _step(self, path: str, descriptor: int, name: str, *, is_last: bool) -> int:
         if is_last:  # looked at before: to open a device may already do something
@@ -178,16 +211,29 @@ class Folder:
             return list(Path(os.path.realpath(absolute)).relative_to(self.root).parts)
         except ValueError:
             raise ToolError(
-                f"{path!r} leads out of the folder {str(self.root)!r}; only what is in it can be read"
+                f"{path!r} leads out of the folder {str(self.root)!r}; only what is in it can be reached"
             ) from None
 
     def _check_kind(self, path: str, mode: int) -> None:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ToolError(f"{path!r} is a {kind_of(mode)}; only files and folders can be read")
 
-    def _refusal(self, path: str, error: OSError | ValueError) -> ToolError:
+    def _refusal(self, path: str, error: OSError | ValueError, what: str = "read") -> ToolError:
         why = getattr(error, "strerror", None) or str(error)
-        return ToolError(f"cannot read {path!r} in the folder {str(self.root)!r}: {why}")
+        return ToolError(f"cannot {what} {path!r} in the folder {str(self.root)!r}: {why}")
+
+
+def _into(path: str, descriptor: int, name: str, *, is_last: bool, make: bool) -> int:
+    """A step from folder to folder; with `make`, one that is missing is created."""
+    flags = _FOLDER if is_last else _STEP  # the last one is synced, which O_PATH does not allow
+    try:
+        return os.open(name, flags, dir_fd=descriptor)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with suppress(FileExistsError):  # somebody was faster
+        os.mkdir(name, dir_fd=descriptor)
+    return os.open(name, flags, dir_fd=descriptor)
 
 
 def _target(descriptor: int, name: str) -> str | None:
