@@ -14,6 +14,7 @@
     ├── ReplyCancelled                  somebody called `reply.cancel()`
     ├── DeadlockError                   a wait that would block the loop that has to answer it
     ├── RolloutError                    a rollout file could not be read or written
+    ├── McpServerError                  an MCP server could not be started; the threads can go on without its tools
     ├── ModelError                      a model, or its server, did not answer; `codex_error_info` is Codex's word for it
     │   ├── StreamError                 its stream ended before its answer was complete
     │   ├── ConnectionFailed            its server could not be reached, or not in time
@@ -190,6 +191,18 @@ class RolloutError(CodexError):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.path}"
+
+
+class McpServerError(CodexError):
+    """The MCP server named `server` did not start; `reason` begins with a verb and says why."""
+
+    def __init__(self, server: str, reason: str) -> None:
+        super().__init__(server, reason)
+        self.server = server
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the MCP server {self.server!r} {self.reason}"
 
 
 _WITH_STATUS = frozenset(

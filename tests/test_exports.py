@@ -46,7 +46,7 @@ PUBLIC_NAMES = [
 ]
 
 # Slow to load, or of use to few: whoever needs one of them loads it then.
-LATE_MODULES = ["aiohttp", "sqlite3", "yaml", "pytest", "hypothesis", "uvloop"]
+LATE_MODULES = ["aiohttp", "jsonschema", "mcp", "sqlite3", "yaml", "pytest", "hypothesis", "uvloop"]
 
 
 def docstrings_of(name: str) -> Iterator[str | None]:

@@ -40,6 +40,8 @@ HOMES = {
     "urllib3": ("model.responses",),
     "http": ("model.responses",),
     "urllib.request": ("model.responses",),
+    "mcp": ("tools.mcp_session",),
+    "jsonschema": ("tools.output_schema",),
 }
 
 

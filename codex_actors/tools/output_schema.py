@@ -44,7 +44,7 @@ def check_output(text: str, schema: Mapping[str, Any]) -> str | None:
     return None if found is None else describe_mismatch(found)
 
 
-def describe_mismatch(error: Exception) -> str:
+def describe_mismatch(error: BaseException) -> str:
     """jsonschema's `ValidationError` or `SchemaError` in one line: `$.a[0]: problem`."""
     text = str(getattr(error, "message", error))
     shown = text if len(text) <= _TEXT_CHARS else f"{text[:_TEXT_CHARS]}…"
