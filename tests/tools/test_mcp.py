@@ -330,8 +330,11 @@ def test_wrong_settings_are_named(settings: Any, text: str) -> None:
 
 SILENT = "import sys; sys.stdin.read()"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-LEGACY = "import sys; print('no key', file=sys.stderr); sys.exit(3)"
-NOT_MCP = "import sys, json; id = json.loads(input())['id']; print(json.dumps({'jsonrpc': '2.0', 'id': id, 'result': {}}), flush=True)"
+LOUD = "import sys; print('no key', file=sys.stderr); sys.exit(3)"
+NOT_MCP = (
+    "import json, sys; id = json.loads(input())['id']\n"
+    "print(json.dumps({'jsonrpc': '2.0', 'id': id, 'result': {}}), flush=True); sys.stdin.read()"
+)
 REFUSES = (
     "import json; id = json.loads(input())['id']; input_ = {'code': -32001, 'message': 'no licence'}\n"
     "print(json.dumps({'jsonrpc': '2.0', 'id': id, 'error': input_}), flush=True); input()"
@@ -341,12 +344,12 @@ REFUSES = (
 @pytest.mark.parametrize(
     ("code", "settings", "text"),
     [
-        (LEGACY, {}, "the MCP server 'bad' exited with code 3; it said last:\nno key$"),
+        (LOUD, {}, "the MCP server 'bad' exited with code 3; it said last:\nno key$"),
         ("import os; os.kill(os.getpid(), 9)", {}, "'bad' was killed by SIGKILL$"),
         ("import os, time; os.close(1); time.sleep(600)", {}, "'bad' closed its output$"),
         (SILENT, {"start_timeout_s": 0.5}, r"'bad' did not tell its tools within 0\.5 s$"),
         (STUBBORN, {"start_timeout_s": 0.5}, r"'bad' did not tell its tools within 0\.5 s$"),
-        (f"{NOT_MCP}\n{SILENT}", {}, "'bad' does not speak MCP as it should: "),
+        (NOT_MCP, {}, "'bad' does not speak MCP as it should: "),
         (REFUSES, {}, "'bad' refused to start: no licence$"),
     ],
 )
