@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 from codex_actors.config import is_seconds
 from codex_actors.errors import InvalidRequest, McpServerError, UnsupportedOperation
 from codex_actors.runtime.reply import in_os_thread
+from codex_actors.tools.approval import Act, approve
 from codex_actors.tools.mcp_process import ChildLoop, Children
 from codex_actors.tools.mcp_session import Life, Lost, Wanted
 from codex_actors.tools.mcp_words import read_arguments, read_result, tool_names
@@ -182,11 +183,8 @@ class McpTool:
             ToolError: the server says that the call failed, does not keep to what it declared, or has died.
         """
         given = read_arguments(self.name, arguments)
-        config = None if context is None else context.config
-        if context and config and config.approval_policy == "untrusted" and not self.is_read_only:
-            decision = await context.ask_approval([self.name, arguments or "{}"], reason=None)
-            if decision not in ("approved", "approved_for_session"):
-                raise ToolError(f"the call of {self.name} was not approved; it was not made")
+        if context is not None and not self.is_read_only:
+            await approve(context, Act((self.name, arguments or "{}"), name=f"the call of {self.name}"))
         return read_result(await self._server._host.called(self._own_name, given))
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from codex_actors.runtime.reply import in_os_thread
+from codex_actors.tools.approval import Act, approve
 from codex_actors.tools.folder import Folder, Place, kind_of, open_flags
 from codex_actors.tools.tool import Tool, ToolContext, ToolError
 
@@ -78,11 +79,8 @@ class _Writes:
 
 
 async def _check_approval(context: ToolContext | None, name: str, path: str) -> None:
-    if context is None or context.config is None or context.config.approval_policy != "untrusted":
-        return
-    decision = await context.ask_approval([name, path], reason=None)
-    if decision not in ("approved", "approved_for_session"):
-        raise ToolError(f"{name} of {path!r} was not approved; nothing was written")
+    if context is not None:
+        await approve(context, Act((name, path), name=f"{name} of {path!r}"))
 
 
 def _encoded(text: str, name: str) -> bytes:

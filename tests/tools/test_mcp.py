@@ -238,7 +238,7 @@ def test_untrusted_call_asks_with_its_arguments(server: McpServer) -> None:
 
 
 def test_call_that_is_not_approved_is_not_made(server: McpServer, tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match="the call of mcp__test__slow was not approved; it was not made"):
+    with pytest.raises(ToolError, match="the call of mcp__test__slow rejected by user"):
         asyncio.run(tool_of(server, "slow").call(f'{{"marks": "{tmp_path}"}}', Watcher("denied").context))
     assert list(tmp_path.iterdir()) == []
 

@@ -397,7 +397,7 @@ def test_untrusted_write_asks_and_may_go_on(answer: ReviewDecision, desk: Desk) 
 @pytest.mark.parametrize("answer", ["denied", "abort"])
 def test_untrusted_write_without_a_yes_does_nothing(answer: ReviewDecision, desk: Desk) -> None:
     context = Watcher(answer).context(approval_policy="untrusted")
-    with pytest.raises(ToolError, match=r"write_file of 'b/a\.txt' was not approved; nothing was written"):
+    with pytest.raises(ToolError, match=r"write_file of 'b/a\.txt' rejected by user"):
         desk.write("b/a.txt", context=context)
     assert desk.names() == []
 
