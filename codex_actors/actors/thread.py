@@ -228,8 +228,10 @@ class ThreadActor(LoopActor):
     def interrupt(self, *, is_along: bool = False) -> None:
         """Abort what was sent before. What the task has already told has happened; its deltas are dropped. The thread's
         agents are interrupted with it; those of an idle one only when it `is_along` itself."""
-        for step in self.actor_inbox.take_steps():
-            if not isinstance(step[1], DELTA_STEPS):
+        steps = self.actor_inbox.take_steps()
+        is_over = any(isinstance(step[1], TurnEnded) for step in steps)  # a turn that completes loses no deltas
+        for step in steps:
+            if is_over or not isinstance(step[1], DELTA_STEPS):
                 self.on_step(step)
         if self.turn is not None:
             close_calls(self, self.turn, INTERRUPTED)  # first: nothing comes between a call and its output

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from codex_actors import Config, Interrupt, ScriptedModel, Shutdown, ThreadManager, tool
+from codex_actors import Config, Interrupt, ScriptedModel, Shutdown, ThreadManager, UserInput, tool
+from codex_actors.actors.turn_task import TurnEnded
 from codex_actors.errors import InternalAgentDied, TurnInterrupted
-from codex_actors.model.provider import ItemDone, ModelEvent
+from codex_actors.model.provider import ItemDone, ModelEvent, TextDelta
 from codex_actors.protocol.events import Event, ShutdownComplete, TaskComplete, TurnAborted
 from codex_actors.protocol.items import FunctionCall, FunctionCallOutput, Message, OutputText
 from codex_actors.protocol.status import AgentStatus
@@ -275,3 +276,26 @@ def test_close_interrupts_and_records_running_turns(tmp_path: Path) -> None:
     assert {reply.get().status for reply in running} == {AgentStatus.INTERRUPTED}
     for thread in threads:
         assert lines_of(thread.rollout_path)[-1]["payload"]["type"] == "turn_aborted"
+
+
+def test_interrupt_behind_the_end_of_a_turn_drops_no_deltas() -> None:
+    async def main() -> list[str]:
+        model = ScriptedModel(["never"])
+        gate = model.hold()
+        async with ThreadManager.for_testing(model) as manager:
+            thread = (await manager.start_thread(Config())).thread
+            stream = thread.events()
+            turn_id = await thread.submit(UserInput("hi"))
+            actor = thread._actor
+            for step in (TextDelta("all"), TextDelta(" of it"), TurnEnded(None)):  # they wait when the interrupt comes
+                actor.actor_inbox.put_step(actor, (turn_id, step))
+            actor.interrupt()
+            gate.open()
+            kinds = []
+            async for event in stream:
+                kinds.append(event.msg.type)
+                if event.msg.type == "task_complete":
+                    return kinds
+        raise AssertionError("the turn did not complete")
+
+    assert asyncio.run(main())[-3:] == ["agent_message_delta", "agent_message_delta", "task_complete"]
