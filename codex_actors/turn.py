@@ -57,6 +57,8 @@ class TurnResult:
         cause: The error itself, where it is one of ours; None otherwise.
         duration_s: From its begin to its end.
         time_to_first_token_s: From its begin to the first that the model said; None where it said nothing.
+        output_problem: Why `text` is not JSON of the input's `final_output_json_schema`; None where it is, or nothing was
+            asked for.
     """
 
     turn_id: str
@@ -69,6 +71,7 @@ class TurnResult:
     cause: CodexError | None = None
     duration_s: float = 0.0
     time_to_first_token_s: float | None = None
+    output_problem: str | None = None
 
     def raise_for_error(self) -> TurnResult:
         """This result, if the turn completed.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from codex_actors.actors.approvals import AskApproval, ask_approval
 from codex_actors.actors.turn_state import Turn
-from codex_actors.actors.turn_task import ToolSaid
+from codex_actors.actors.turn_task import ToolSaid, WrongOutput
 from codex_actors.compaction import SUMMARY_PREFIX, Summary
 from codex_actors.context import build_initial_context
 from codex_actors.model.provider import Completed, ItemAdded, ItemDone, ReasoningDelta, Retrying, TextDelta
@@ -163,6 +163,11 @@ def _summary(actor: ThreadActor, turn: Turn, step: Summary) -> None:
     actor.emit(turn, Warning(message=f"The history was replaced by a summary, which may leave details out.{left_out}"))
 
 
+def _wrong_output(actor: ThreadActor, turn: Turn, step: WrongOutput) -> None:
+    turn.output_problem = step.problem
+    actor.emit(turn, Warning(message=f"the last message does not fit the output schema: {step.problem}"))
+
+
 def _tool_said(actor: ThreadActor, turn: Turn, step: ToolSaid) -> None:
     msg = step.msg
     if isinstance(msg, ExecCommandBegin):
@@ -204,5 +209,6 @@ COMMIT: dict[type, Callable[[ThreadActor, Turn, Any], None]] = {
     Summary: _summary,
     ToolSaid: _tool_said,
     AskApproval: ask_approval,
+    WrongOutput: _wrong_output,
 }
 """What records a step of the running turn and shows it, by the step's class. Runs in: the loop's OS thread."""

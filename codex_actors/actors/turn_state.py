@@ -121,6 +121,7 @@ class Turn:
     count: int = 0
     text: str | None = None
     usage: TokenUsage | None = None
+    output_problem: str | None = None
     open_calls: list[Call] = field(default_factory=list)
     approvals: dict[str, OpenApproval] | None = None
     """The requests that nobody has answered, by their ids."""

@@ -6,15 +6,19 @@ import asyncio
 import weakref
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from codex_actors.actors.approvals import AskApproval
 from codex_actors.actors.shared import Shared
 from codex_actors.compaction import summarize
 from codex_actors.errors import CodexError
-from codex_actors.model.provider import Prompt, ReasoningDelta, TextDelta
+from codex_actors.model.provider import ItemDone, Prompt, ReasoningDelta, TextDelta
 from codex_actors.protocol.events import EventMsg
+from codex_actors.protocol.items import Message
 from codex_actors.protocol.ops import ReviewDecision
+from codex_actors.runtime.reply import in_os_thread
+from codex_actors.tools.output_schema import output_problem
 from codex_actors.tools.tool import ToolContext
 from codex_actors.tools.toolbox import Toolbox
 from codex_actors.turn import run_turn
@@ -53,6 +57,13 @@ class ToolSaid:
     """A running tool call shows an event."""
 
     msg: EventMsg
+
+
+@dataclass(frozen=True, slots=True)
+class WrongOutput:
+    """The last message is not what the turn's output schema asks for; `problem` says why."""
+
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +139,7 @@ async def drive_turn(
         if prompt is None:
             error = None
             return
+        schema, said = prompt.output_schema, None
         steps = cast("AsyncGenerator[Step]", run_turn(prompt, next_prompt, model, toolbox, context))
         async with aclosing(steps):
             async for step in steps:
@@ -137,6 +149,12 @@ async def drive_turn(
                     deltas += 1
                     if deltas % DELTAS_PER_SLICE == 0:
                         await asyncio.sleep(0)
+                elif schema is not None and type(step) is ItemDone and isinstance(step.item, Message):
+                    said = step.item.text
+        if schema is not None:
+            problem = await in_os_thread(partial(output_problem, said, schema))
+            if problem is not None:
+                box.put_step(actor, (turn_id, WrongOutput(problem)))
         error = None
     except asyncio.CancelledError as raised:
         task = asyncio.current_task()

@@ -298,6 +298,7 @@ def _tell_results(
         cause=cause,
         duration_s=duration_s,
         time_to_first_token_s=turn.first_token_s,
+        output_problem=turn.output_problem,
     )
     for reply in turn.results:
         actor.record.show(Answer(reply, result))

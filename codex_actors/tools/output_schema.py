@@ -1,4 +1,4 @@
-"""Whether a text is JSON of a given schema. It needs the library jsonschema, which the extra `mcp` brings."""
+"""Whether a text is JSON of a given schema. It needs the library jsonschema, which the extras `http` and `mcp` bring."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_output(text: str, schema: Mapping[str, Any]) -> str | None:
         from referencing import Registry
         from referencing.exceptions import Unresolvable
     except ImportError:
-        raise UnsupportedOperation("an output schema is checked by jsonschema; install codex-actors[mcp]") from None
+        raise UnsupportedOperation("an output schema is checked by jsonschema; install codex-actors[http]") from None
     try:
         value = from_json(text, allow_inf_nan=False)
     except ValueError as error:
@@ -42,6 +42,16 @@ def check_output(text: str, schema: Mapping[str, Any]) -> str | None:
     except Unresolvable as error:
         raise InvalidRequest(f"output schema: {error}, and nothing outside the schema is looked up") from None
     return None if found is None else describe_mismatch(found)
+
+
+def output_problem(text: str | None, schema: Mapping[str, Any]) -> str | None:
+    """Why the last message of a turn is not what was asked for, in words; None where it is. Never raises."""
+    if text is None:
+        return "the model said nothing"
+    try:
+        return check_output(text, schema)
+    except (InvalidRequest, UnsupportedOperation) as error:
+        return f"not checked: {error}"
 
 
 def describe_mismatch(error: BaseException) -> str:

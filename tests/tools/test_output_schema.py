@@ -72,5 +72,5 @@ def test_missing_library_is_named_with_its_extra() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ran.stdout == (
-        "unsupported operation: an output schema is checked by jsonschema; install codex-actors[mcp]\n"
+        "unsupported operation: an output schema is checked by jsonschema; install codex-actors[http]\n"
     )
