@@ -46,7 +46,18 @@ PUBLIC_NAMES = [
 ]
 
 # Slow to load, or of use to few: whoever needs one of them loads it then.
-LATE_MODULES = ["aiohttp", "jsonschema", "mcp", "sqlite3", "yaml", "pytest", "hypothesis", "uvloop"]
+LATE_MODULES = [
+    "aiohttp",
+    "jsonschema",
+    "mcp",
+    "sqlite3",
+    "yaml",
+    "pytest",
+    "hypothesis",
+    "uvloop",
+    "typer",
+    "rich",
+]
 
 
 def docstrings_of(name: str) -> Iterator[str | None]:

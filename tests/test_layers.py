@@ -42,6 +42,8 @@ HOMES = {
     "urllib.request": ("model.responses",),
     "mcp": ("tools.mcp_session",),
     "jsonschema": ("tools.output_schema",),
+    "typer": ("cli",),
+    "rich": ("cli",),
 }
 
 
