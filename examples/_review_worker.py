@@ -21,8 +21,10 @@ from typing import Any
 from _measure import measure as measure_source
 from _scripted_team import (
     FIRST_QUESTION,
+    GO_ON,
     OTHER_QUESTION,
     SUMMARY_HEAD,
+    TABLE_HEAD,
     embedded_model,
     go_on,
     job_of,
@@ -48,11 +50,34 @@ from codex_actors.tools.agents import agent_tools
 from codex_actors.tools.files import file_tools
 from codex_actors.tools.tool import ToolError
 
-LEAD = """You lead a team that reviews Python files. List the files, spawn one reviewer for each, as many at once as you are
-told, wait for all of them, and answer with their rows as one Markdown table."""
+LEAD = f"""You lead a team that reviews Python files. You read no file yourself. Asked for a review, work like this:
 
-REVIEWER = """You review one Python file. Read it, measure it, and answer with one row of a Markdown table:
-| number | file | lines | functions without docstring | longest function | deepest nesting | TODOs |"""
+1. Call list_files with the pattern "**/*.py". Number the files from 1, the largest first, as many as you are asked for; when
+   there are fewer files, begin again with the largest under the next number.
+2. Call spawn_agent once for each number, with agent_type "reviewer" and exactly this message:
+   Review file NUMBER: PATH
+   Make several calls in one answer, but never have more agents at work than you are told.
+3. Call wait_agent with the ids of all that work, mode "all" and timeout_ms 300000; when that has timed out, wait once more.
+   Under "completed" stands the row that a reviewer reports. Then go on with the numbers that are left.
+4. When each number has its row, answer with nothing but the line "{SUMMARY_HEAD} COUNT files", an empty line, and this table
+   with the rows in the order of their numbers, each copied as it is:
+
+{TABLE_HEAD}
+When you are told that you were cut off, the agents that are named to you exist, with their jobs: spawn no other for those
+numbers. Wait for them (timeout_ms 1000); to each that is "interrupted" or "pending_init", send_input "{GO_ON}"; then go on
+with step 3. What you had asked for and what was aborted, ask for again.
+
+A question after the review is answered from the table, in one sentence that names the file first."""
+
+REVIEWER = f"""You review one Python file: you are told its number and its path. Call read_file, as often as it takes to see the
+whole file, and measure. Then answer with nothing but one row of a Markdown table, in one line:
+
+| NUMBER | PATH | lines | UNDOCUMENTED of FUNCTIONS | LONGEST (ITS LINES) | deepest nesting | TODOs |
+
+For example: | 7 | folder/name.py | 120 | 3 of 11 | parse (42) | 4 | 0 |
+The lines, the functions, those without docstring, the longest one and the nesting are those of measure; count the TODOs while
+you read. When a file cannot be measured, write why in place of the longest function and leave the other cells empty. When you
+are told "{GO_ON}", finish what you had begun."""
 
 
 def say(kind: str, **facts: Any) -> None:
@@ -65,8 +90,8 @@ def at_once(count: int) -> int:
     return min(64, max(7, count // 10))
 
 
-def configs(folder: Path, count: int) -> tuple[Config, Config]:
-    """The lead's, and that of its reviewers."""
+def configs(folder: Path, count: int, model: str | None) -> tuple[Config, Config]:
+    """The lead's, and that of its reviewers; `model` is None where the provider has but one."""
     list_files, read_file, _ = file_tools(folder)
 
     @tool(read_only=True)
@@ -80,9 +105,9 @@ def configs(folder: Path, count: int) -> tuple[Config, Config]:
         except (OSError, SyntaxError, ValueError) as error:
             raise ToolError(f"cannot be measured: {error}") from None
 
-    reviewer = Config(base_instructions=REVIEWER, tools=(read_file, measure), cwd=folder)
+    reviewer = Config(model=model, base_instructions=REVIEWER, tools=(read_file, measure), cwd=folder)
     tools = (list_files, *agent_tools({"reviewer": reviewer}))
-    return Config(base_instructions=LEAD, tools=tools, cwd=folder, max_agents=at_once(count)), reviewer
+    return Config(model=model, base_instructions=LEAD, tools=tools, cwd=folder, max_agents=at_once(count)), reviewer
 
 
 def messages_of(new: NewThread, kind: type[UserMessage] | type[AgentMessage]) -> list[str]:
@@ -213,8 +238,14 @@ async def work(team: Team, count: int, lead_path: Path | None) -> None:
             task.cancel()
 
 
-def model_named(name: str) -> ModelProvider:
-    """The embedded model, or what `module:name` is or makes: who answers is this one argument."""
+def model_named(name: str, base_url: str, env_key: str) -> ModelProvider:
+    """The embedded model, a model of the server at `base_url`, or what `module:name` is or makes."""
+    if base_url:
+        # Only here: it loads aiohttp, which the other models do without.
+        info = importlib.import_module("codex_actors.model.provider_info").ModelProviderInfo
+        responses = importlib.import_module("codex_actors.model.responses").ResponsesModel
+        server: ModelProvider = responses(info(name="server", base_url=base_url, env_key=env_key or None))
+        return server
     if name == "embedded":
         return embedded_model()
     module, _, attribute = name.partition(":")
@@ -226,11 +257,12 @@ def model_named(name: str) -> ModelProvider:
     return model
 
 
-def main(home: str, folder: str, count: str, model: str, lead_path: str) -> None:
+def main(home: str, folder: str, count: str, model: str, lead_path: str, base_url: str, env_key: str) -> None:
     """Do the job, or resume it; a lead without a rollout was killed before it was told anything."""
     # What happens is written to a pipe from the loop: its reader may let it wait.
-    manager = ThreadManager(home, model=model_named(model), config=ManagerConfig(block_warning_s=1.0))
-    team = Team(manager, Path(home), *configs(Path(folder), int(count)))
+    provider = model_named(model, base_url, env_key)
+    manager = ThreadManager(home, model=provider, config=ManagerConfig(block_warning_s=1.0))
+    team = Team(manager, Path(home), *configs(Path(folder), int(count), model if base_url else None))
     asyncio.run(work(team, int(count), Path(lead_path) if Path(lead_path).is_file() else None))
 
 

@@ -34,6 +34,7 @@ TABLE_HEAD = """\
 
 SUMMARY_HEAD = "# Review of"
 
+_JOB = re.compile(r"[Rr]eview file (\d+): *(.+)")
 _MEASURED = re.compile(r"\| \d+ \| .* \| \d+ of \d+ \| ")
 _LISTED = re.compile(r"^(.+) \(([\d,]+) bytes\)$", re.MULTILINE)
 _READ_ON = re.compile(r"read on with first_line=(\d+)\]…$")
@@ -56,9 +57,9 @@ def go_on(unheard: Mapping[str, tuple[int, str]]) -> str:
 
 
 def job_of(message: str) -> tuple[int, str]:
-    """The number and the file of a `job_message`."""
-    number, _, file = message.removeprefix("Review file ").partition(": ")
-    return int(number), file
+    """The number and the file of a `job_message`, also of one in other words; 0 where it names no number."""
+    found = _JOB.search(message)
+    return (int(found[1]), found[2].strip()) if found else (0, message.strip().partition("\n")[0])
 
 
 async def _answer(prompt: Prompt) -> str | list[ResponseItem]:

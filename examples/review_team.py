@@ -1,6 +1,7 @@
 """A team of agents reviews real files. Its process is killed in the middle, and nothing is lost.
 
     python examples/review_team.py [FOLDER] [--agents N] [--home DIR] [--model embedded]
+    python examples/review_team.py [FOLDER] --model NAME --base-url URL [--env-key NAME]
 
 This program starts a worker (`_review_worker.py`: the team), kills it with SIGKILL when 60 % of the reports are there, starts
 another one, which resumes the team from its rollouts, and counts in those what there is. It looks at files only: what the
@@ -21,6 +22,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -35,9 +37,13 @@ from typing import Any, NoReturn
 
 WORKER = Path(__file__).with_name("_review_worker.py")
 DEFAULT_AGENTS = 12
+DEFAULT_ENV_KEY = "OPENAI_API_KEY"
 KILL_AT = 0.6
 SHOWN_ROWS = 20
 FRAME_S = 0.05
+ROW = re.compile(r"^ *\| *(\d+) *\|.*\|", re.MULTILINE)
+"""A report; a model may say something around it."""
+RULE = re.compile(r" *\|[ :|-]*-[ :|-]*$")
 FIRST_LINE = "The embedded model answers: no network, no key. This example computes the answers from the files."
 
 
@@ -51,6 +57,14 @@ class Job:
     model: str
     lead_id: str = ""
     lead_path: str = ""
+    base_url: str = ""
+    env_key: str = ""
+
+    def answers(self) -> str:
+        """Who answers, as the first line says it."""
+        if self.base_url:
+            return f"{self.model} answers, at {self.base_url}."
+        return FIRST_LINE if self.model == "embedded" else f"{self.model} answers."
 
     def hear(self, fact: dict[str, Any]) -> None:
         """Learn who leads."""
@@ -91,15 +105,40 @@ def python_files(folder: Path) -> Iterator[Path]:
         yield from (path for path in paths if not path.is_symlink())
 
 
+def key_variable(model: str, base_url: str, env_key: str | None) -> str:
+    """The name of the variable with the server's key; empty where none is sent."""
+    if not base_url:
+        if env_key is not None:
+            fail("--env-key: the key goes to a server; say which with --base-url URL")
+        return ""
+    if model == "embedded":
+        fail("--base-url: which model of that server? --model NAME")
+    if find_spec("aiohttp") is None:
+        fail(f"aiohttp is not installed for {sys.executable}; in a virtual environment: pip install -e '.[http]'")
+    if os.environ.get(env_key or DEFAULT_ENV_KEY, "").strip():
+        return env_key or DEFAULT_ENV_KEY
+    if env_key is not None:
+        fail(f"--env-key: the environment variable {env_key} is not set or blank; put the key into it")
+    return ""
+
+
 def read_arguments() -> Job:
     """The job that the command line asks for."""
     parser = argparse.ArgumentParser(prog="review_team", description="A team of agents reviews Python files.")
     parser.add_argument("folder", nargs="?", type=Path, help="what to review (the source of codex_actors)")
     parser.add_argument("--agents", type=int, help=f"how many reviewers ({DEFAULT_AGENTS}); files are repeated")
     parser.add_argument("--home", type=Path, help="where rollouts are kept (a new temporary folder)")
-    parser.add_argument("--model", default="embedded", help="who answers: embedded, or module:name of a ModelProvider")
+    parser.add_argument(
+        "--model",
+        default="embedded",
+        metavar="NAME",
+        help="who answers: embedded, module:name of a ModelProvider, or with --base-url a model of that server",
+    )
+    parser.add_argument("--base-url", metavar="URL", default="", help="a server of the Responses API")
+    parser.add_argument("--env-key", metavar="NAME", help=f"the variable that holds its key ({DEFAULT_ENV_KEY})")
     asked = parser.parse_args()
     package = package_folder()
+    env_key = key_variable(asked.model, asked.base_url, asked.env_key)
     folder = (asked.folder or package).resolve()
     found = len(list(islice(python_files(folder), DEFAULT_AGENTS)))
     if not found:
@@ -111,7 +150,8 @@ def read_arguments() -> Job:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fail(f"the home {asked.home} cannot be made: {error.strerror}")
-    return Job(folder, home.resolve(), asked.agents or found, asked.model)
+    agents = asked.agents or found
+    return Job(folder, home.resolve(), agents, asked.model, base_url=asked.base_url, env_key=env_key)
 
 
 # --- what is on the screen while the team works ------------------------------------------------------------------------
@@ -169,6 +209,7 @@ class Screen:
 def start_worker(job: Job) -> subprocess.Popen[str]:
     """A process that does the job, or what is left of it."""
     command = [sys.executable, str(WORKER), str(job.home), str(job.folder), str(job.count), job.model, job.lead_path]
+    command += [job.base_url, job.env_key]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -240,7 +281,7 @@ def kept(job: Job) -> Kept:
                 payload = record["payload"]
                 found.turns += record["type"] == "turn_context"
                 if meta.get("parent_thread_id") == job.lead_id and payload.get("type") == "agent_message":
-                    found.reports[int(payload["message"].split("|")[1])] += 1
+                    found.reports.update(map(int, ROW.findall(payload["message"])))
     return found
 
 
@@ -252,7 +293,7 @@ def show_summary(job: Job, text: str) -> None:
     path = job.home / "review.md"
     path.write_text(text, encoding="utf-8")
     lines = text.splitlines()
-    head = next(number for number, line in enumerate(lines) if line.startswith("|--")) + 1
+    head = next((number for number, line in enumerate(lines, 1) if RULE.match(line)), 0)
     print("", *lines[: head + SHOWN_ROWS], sep="\n")
     if len(lines) > head + SHOWN_ROWS:
         print(f"… and {len(lines) - head - SHOWN_ROWS:,} more in {path}")
@@ -277,7 +318,7 @@ def main() -> None:
     """Review, kill, resume, count, fork."""
     began_s = time.monotonic()
     job = read_arguments()
-    print(FIRST_LINE if job.model == "embedded" else f"{job.model} answers.")
+    print(job.answers())
     print(f"{job.count:,} reviewers for the Python files of {job.folder}", flush=True)
     screen = Screen()
     run_until_killed(job, screen)

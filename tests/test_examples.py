@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import review_team
+from _scripted_team import embedded_model, job_message, job_of
+
+from tests._served_model import served
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -113,16 +118,59 @@ def test_one_argument_says_which_model_answers(tmp_path: Path) -> None:
     )
 
 
+def test_server_of_a_model_reviews_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("codex_actors.model.responses")
+    with served(embedded_model()) as server:
+        options = ["--agents", "5", "--home", str(tmp_path / "home"), "--model", "some-model", "--env-key", "SOME_KEY"]
+        ran = run([str(TEAM), *options, "--base-url", server.base_url], tmp_path, SOME_KEY="sk-some-key")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(f"some-model answers, at {server.base_url}.\n")
+    assert "5 reports, 0 lost, 0 twice" in ran.stdout
+    assert {request["model"] for request in server.requests} == {"some-model"}
+    assert server.keys == {"Bearer sk-some-key"}
+    assert "sk-some-key" not in ran.stdout
+
+
+def test_report_counts_with_prose_around_it(tmp_path: Path) -> None:
+    job = review_team.Job(tmp_path, tmp_path, 1, "embedded", lead_id="lead")
+    folder = tmp_path / "sessions" / "2025" / "11" / "25"
+    folder.mkdir(parents=True)
+    said = ["I read it first.", "Here it is:\n\n| 7 | a.py | 1 | 0 of 0 |  | 0 | 0 |\n\nDone."]
+    records = [("session_meta", {"id": "child", "parent_thread_id": "lead"})]
+    records += [("event_msg", {"type": "agent_message", "message": text}) for text in said]
+    lines = [json.dumps({"type": kind, "payload": payload}) for kind, payload in records]
+    (folder / "rollout-1.jsonl").write_text("\n".join(lines) + "\n")
+    assert review_team.kept(job).reports == {7: 1}
+
+
+def test_job_is_found_in_other_words() -> None:
+    assert job_of(job_message(3, "a/b.py")) == (3, "a/b.py")
+    assert job_of("Please review file 12: a b.py \nand be quick.") == (12, "a b.py")
+    assert job_of("Look at a.py.\nNow.") == (0, "Look at a.py.")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ([str(TEAM), "nowhere"], "review_team: the folder {0}/nowhere cannot be read: No such file or directory"),
         ([str(TEAM), "."], "review_team: there are no Python files in {0}"),
         ([str(TEAM), "--agents", "0"], "review_team: --agents 0: at least one is needed"),
+        (
+            [str(TEAM), "--env-key", "SOME_KEY"],
+            "review_team: --env-key: the key goes to a server; say which with --base-url URL",
+        ),
+        (
+            [str(TEAM), "--base-url", "http://127.0.0.1:9"],
+            "review_team: --base-url: which model of that server? --model NAME",
+        ),
+        (
+            [str(TEAM), "--model", "m", "--base-url", "http://127.0.0.1:9", "--env-key", "NO_SUCH_KEY"],
+            "review_team: --env-key: the environment variable NO_SUCH_KEY is not set or blank; put the key into it",
+        ),
         (["-S", str(TEAM)], "review_team: pykka is not installed for {1}; in a virtual environment: pip install -e ."),
         (["-c", OLD_PYTHON], "review_team: Python 3.11 or newer is needed, and this is 3.9"),
     ],
-    ids=["no_folder", "no_python_files", "no_agents", "not_installed", "old_python"],
+    ids=["no_folder", "no_python_files", "no_agents", "no_server", "no_name", "no_key", "not_installed", "old_python"],
 )
 def test_first_failures_get_one_clear_line(arguments: list[str], says: str, tmp_path: Path) -> None:
     ran = run(arguments, tmp_path)
