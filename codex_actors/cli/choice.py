@@ -12,6 +12,8 @@ from codex_actors import Config, ModelProvider, ScriptedModel
 from codex_actors.cli.options import DEFAULT_ENV_KEY, Approval, ModelOptions, Options, Refused
 from codex_actors.config import ToolLike
 from codex_actors.services.auth import AuthManager
+from codex_actors.services.project_docs import read_user_instructions
+from codex_actors.services.skills import SkillsManager
 from codex_actors.tools.files import file_tools
 
 EMBEDDED = "scripted"
@@ -86,10 +88,17 @@ def config_of(options: Options) -> Config:
     return Config(
         model=options.model,
         cwd=cwd,
+        user_instructions=_user_instructions(options, cwd),
         base_instructions=_INSTRUCTIONS,
         tools=_tools(options),
         approval_policy=_approval(options).value,
     )
+
+
+def _user_instructions(options: Options, cwd: Path) -> str | None:
+    """The user's and the project's AGENTS.md; skills only for a model that can read and follow their files."""
+    skills = SkillsManager(options.home_dir).skills_for(cwd).skills if options.shell else ()
+    return read_user_instructions(cwd, options.home_dir, skills=skills)
 
 
 def can_ask() -> bool:

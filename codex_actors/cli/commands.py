@@ -18,7 +18,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from codex_actors import CodexError, Config, NewThread, Reply, ScriptedModel, ThreadId, ThreadManager, __version__
+from codex_actors import (
+    CodexError,
+    Config,
+    NewThread,
+    Reply,
+    ScriptedModel,
+    ThreadId,
+    ThreadManager,
+    TurnResult,
+    __version__,
+)
 from codex_actors.cli.choice import can_ask, config_of, model_of
 from codex_actors.cli.drive import INTERRUPTED, Interrupts, drive, run_in_foreground
 from codex_actors.cli.listing import Kept, kept_threads
@@ -36,7 +46,6 @@ from codex_actors.cli.screens import LinesScreen, Screen, TextScreen
 from codex_actors.errors import ThreadNotFound
 from codex_actors.protocol.events import AgentMessage, Event, UserMessage
 from codex_actors.rollout.reader import rollout_path_of
-from codex_actors.turn import TurnResult
 
 STATUS = {"completed": 0, "errored": 1, "interrupted": INTERRUPTED}
 

@@ -13,16 +13,18 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from codex_actors import CodexError, CodexThread, EventStream, Interrupt, Reply
+from codex_actors import CodexError, CodexThread, EventStream, ExecApproval, Interrupt, Reply, TurnResult
 from codex_actors.cli.notes import SHOW_CURSOR, Notes, script_of
 from codex_actors.cli.screens import Screen
 from codex_actors.protocol.events import ExecApprovalRequest
-from codex_actors.protocol.ops import ExecApproval, ReviewDecision
-from codex_actors.turn import TurnResult
+from codex_actors.protocol.ops import ReviewDecision
 
 INTERRUPTED = 130
 LEAVE_S = 2.0
 """How long the second Ctrl-C leaves for the last lines to be written; a third one does not wait."""
+
+ANSWER_MARGIN_S = 0.1
+"""We give a question up before the runtime does, so that it is said why before the turn goes on."""
 
 _ANSWERS: dict[str, ReviewDecision] = {"y": "approved", "a": "approved_for_session", "n": "denied", "q": "abort"}
 _QUESTION = "[y] yes  [a] always in this thread  [n] no  [q] no, and stop: "
@@ -97,7 +99,7 @@ async def _ask(request: ExecApprovalRequest, notes: Notes) -> ReviewDecision:
     if request.reason:
         notes.say(f"  because: {request.reason}")
     try:
-        async with asyncio.timeout(request.timeout_s):
+        async with asyncio.timeout(max(0.0, request.timeout_s - ANSWER_MARGIN_S)):
             while True:
                 notes.ask(_QUESTION)
                 line = await _line()
@@ -109,6 +111,9 @@ async def _ask(request: ExecApprovalRequest, notes: Notes) -> ReviewDecision:
     except TimeoutError:
         notes.say(f"\nno answer within {request.timeout_s:g} s: denied", "yellow")
         return "denied"
+    except asyncio.CancelledError:
+        notes.say("\nthe question is void: the turn has ended", "yellow")
+        raise
 
 
 async def _line() -> str:

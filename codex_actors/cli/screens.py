@@ -7,6 +7,7 @@ from typing import Protocol
 
 from pydantic_core import to_json
 
+from codex_actors import TurnResult
 from codex_actors.cli.notes import Notes, call_line, command_line, harmless, script_of
 from codex_actors.protocol.events import (
     AgentMessage,
@@ -28,7 +29,6 @@ from codex_actors.protocol.events import (
     TokenCount,
     Warning,
 )
-from codex_actors.turn import TurnResult
 
 
 class Screen(Protocol):

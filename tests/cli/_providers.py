@@ -81,3 +81,12 @@ def deltaless() -> ScriptedModel:
 
 def lines() -> ScriptedModel:
     return ScriptedModel(["\n".join(f"line {number}" for number in range(100_000))], delta_chars=4096)
+
+
+def _read(prompt: Prompt) -> str:
+    texts = [item.text for item in prompt.input if isinstance(item, Message)]
+    return " | ".join(text.replace("\n", " ") for text in texts if "AGENTS.md" in text) or "nothing"
+
+
+def reading() -> ScriptedModel:
+    return ScriptedModel(_read)

@@ -135,3 +135,13 @@ def test_lines_to_stdout_keep_what_models_say(command: Any) -> None:
 def test_stdout_without_a_character_escapes_it(command: Any) -> None:
     ran = command("run", "--provider", "_providers:unruly", "Go.", PYTHONIOENCODING="ascii")
     assert (ran.returncode, ran.stdout) == (0, "\x1b[2Jred\\x9b31m \\xe9 end\n")
+
+
+def test_model_is_told_the_project_documents(command: Any, tmp_path: Path, home: Path) -> None:
+    home.mkdir()
+    (home / "AGENTS.md").write_text("Be brief.")
+    (tmp_path / "AGENTS.md").write_text("Use tabs.")
+    said = command("run", "--provider", "_providers:reading", "Go.").stdout
+    assert said.index("Be brief.") < said.index("Use tabs.")
+    (tmp_path / "elsewhere").mkdir()
+    assert "Use tabs." not in command("run", "--provider", "_providers:reading", "Go.", "--cwd", "elsewhere").stdout

@@ -53,15 +53,6 @@ def test_server_calls_the_file_tools(command: Any, tmp_path: Path) -> None:
     assert {tool["name"] for tool in server.requests[0]["tools"]} == {"list_files", "read_file", "search_files"}
 
 
-def test_server_that_is_not_there_is_named(command: Any) -> None:
-    with served(ScriptedModel()) as server:
-        pass
-    ran = command("run", "--base-url", server.base_url, "--model", "m", "Hello.")
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert "error: " in ran.stderr
-    assert "Traceback" not in ran.stderr
-
-
 def test_url_that_is_none_is_one_line(command: Any) -> None:
     ran = command("run", "--base-url", "localhost:8000", "--model", "m", "Hello.")
     assert (ran.returncode, ran.stdout) == (1, "")
