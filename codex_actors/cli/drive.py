@@ -95,12 +95,14 @@ async def _ask(request: ExecApprovalRequest, notes: Notes) -> ReviewDecision:
     """Ask at the terminal. Who does not answer in time denies, as the runtime does."""
     notes.rest()
     notes.say(f"May this run in {request.cwd}?", "bold yellow")
-    notes.say(f"  {script_of(request.command)}", "bold")
+    notes.say("  " + script_of(request.command).replace("\n", "\n  "), "bold")
     if request.reason:
         notes.say(f"  because: {request.reason}")
     try:
         async with asyncio.timeout(max(0.0, request.timeout_s - ANSWER_MARGIN_S)):
             while True:
+                # What was typed before the question is no answer to it.
+                termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
                 notes.ask(_QUESTION)
                 line = await _line()
                 if not line:  # Ctrl-D
@@ -114,12 +116,13 @@ async def _ask(request: ExecApprovalRequest, notes: Notes) -> ReviewDecision:
     except asyncio.CancelledError:
         notes.say("\nthe question is void: the turn has ended", "yellow")
         raise
+    finally:
+        notes.asked()
 
 
 async def _line() -> str:
-    """A line that is typed from now on; empty at the end of the input."""
+    """What is typed; empty at the end of the input."""
     loop, number = asyncio.get_running_loop(), sys.stdin.fileno()
-    termios.tcflush(number, termios.TCIFLUSH)  # what was typed before the question is no answer to it
     came = asyncio.Event()
     loop.add_reader(number, came.set)
     try:

@@ -33,19 +33,25 @@ def one_line(text: str, width: int) -> str:
 
 
 class Notes:
-    """Plain lines: no colour, no spinner. `busy` and `rest` say when the model or a tool works."""
+    """Plain lines: no colour, no spinner. `busy` and `rest` say when the model or a tool works.
+
+    Nothing in them is obeyed by a terminal, wherever they go.
+    """
 
     width = 160
 
     def say(self, text: str, style: str = "") -> None:
         """One line, or several."""
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{harmless(text)}\n")
         sys.stderr.flush()
 
     def ask(self, question: str) -> None:
-        """A question; the answer is typed behind it."""
-        sys.stderr.write(question)
+        """A question; the answer is typed behind it, and nothing spins until `asked`."""
+        sys.stderr.write(harmless(question))
         sys.stderr.flush()
+
+    def asked(self) -> None:
+        """The question has its answer, or is void."""
 
     def busy(self, what: str) -> None:
         """Something works."""
@@ -60,6 +66,7 @@ class TerminalNotes(Notes):
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._status: Status | None = None
+        self._is_asking = False
         self.width = max(40, shutil.get_terminal_size().columns - 1)
 
     def say(self, text: str, style: str = "") -> None:
@@ -69,10 +76,17 @@ class TerminalNotes(Notes):
     def ask(self, question: str) -> None:
         """A question; nothing spins meanwhile."""
         self.rest()
-        super().ask(harmless(question))
+        self._is_asking = True
+        super().ask(question)
+
+    def asked(self) -> None:
+        """The question has its answer, or is void."""
+        self._is_asking = False
 
     def busy(self, what: str) -> None:
         """Spin, with this text behind it."""
+        if self._is_asking:
+            return
         if self._status is None:
             self._status = Status(Text(what, style="dim"), console=self._console)
             self._status.start()

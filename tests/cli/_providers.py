@@ -83,6 +83,18 @@ def lines() -> ScriptedModel:
     return ScriptedModel(["\n".join(f"line {number}" for number in range(100_000))], delta_chars=4096)
 
 
+def _run(prompt: Prompt) -> str | list[ResponseItem]:
+    """Run what the user says."""
+    if isinstance(prompt.input[-1], FunctionCallOutput):
+        return str(prompt.input[-1].output)
+    said = [item.text for item in prompt.input if isinstance(item, Message)][-1]
+    return [FunctionCall(call_id="call_1", name="shell_command", arguments=json.dumps({"command": said}))]
+
+
+def running() -> ScriptedModel:
+    return ScriptedModel(_run)
+
+
 def _read(prompt: Prompt) -> str:
     texts = [item.text for item in prompt.input if isinstance(item, Message)]
     return " | ".join(text.replace("\n", " ") for text in texts if "AGENTS.md" in text) or "nothing"

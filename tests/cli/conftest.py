@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,15 +51,18 @@ def terminal(environment: dict[str, str], tmp_path: Path) -> Iterator[Terminal]:
     begun = []
 
     def spawn(*arguments: str, program: tuple[str, ...] = ("-m", "codex_actors"), **more: str) -> Any:
-        child = pexpect.spawn(
-            sys.executable,
-            [*program, *arguments],
-            cwd=str(tmp_path),
-            env={**environment, **more},
-            timeout=LIMIT_S,
-            encoding="utf-8",
-            dimensions=(40, 100),
-        )
+        with warnings.catch_warnings():
+            # Of a fork beside other OS threads: the only one is the watchdog of pytest's `faulthandler_timeout`.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = pexpect.spawn(
+                sys.executable,
+                [*program, *arguments],
+                cwd=str(tmp_path),
+                env={**environment, **more},
+                timeout=LIMIT_S,
+                encoding="utf-8",
+                dimensions=(40, 100),
+            )
         begun.append(child)
         return child
 

@@ -10,9 +10,6 @@ import pexpect  # type: ignore[import-untyped]
 import pytest
 
 ASKING = str(Path(__file__).with_name("_asking.py"))
-# The watchdog of pytest's `faulthandler_timeout` is an OS thread that holds no lock.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7])(?:;\d+)*m")
 
 
@@ -164,4 +161,4 @@ def test_nobody_to_ask_denies_at_once(environment: dict[str, str]) -> None:
         [sys.executable, ASKING, "60"], env=environment, capture_output=True, text=True, timeout=30, input="y\n"
     )
     assert ran.stdout == "decided: denied\n"
-    assert "denied, because nobody can be asked: rm -f \x1b[8mhidden" in ran.stderr
+    assert "denied, because nobody can be asked: rm -f ␛[8mhidden" in ran.stderr
