@@ -37,7 +37,8 @@ def test_each_command_has_text_and_example(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_option_has_a_help_text(name: str) -> None:
     parameters = get_command(app).commands[name].params  # type: ignore[attr-defined]
-    assert [each.name for each in parameters if not getattr(each, "help", None)] == []
+    options = [each for each in parameters if each.param_type_name == "option"]
+    assert [each.name for each in options if not each.help] == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])

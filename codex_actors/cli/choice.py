@@ -14,7 +14,9 @@ from codex_actors.config import ToolLike
 from codex_actors.services.auth import AuthManager
 from codex_actors.services.project_docs import read_user_instructions
 from codex_actors.services.skills import SkillsManager
+from codex_actors.tools.environment import SECRET_NAMES, ShellEnvironment
 from codex_actors.tools.files import file_tools
+from codex_actors.tools.shell import shell_tool
 
 EMBEDDED = "scripted"
 
@@ -115,10 +117,14 @@ def _approval(options: Options) -> Approval:
 
 
 def _tools(options: Options) -> tuple[ToolLike, ...]:
-    files = () if options.files is None else file_tools(_folder("--files", options.files))
+    tools: list[ToolLike] = []
+    if options.files is not None:
+        tools += file_tools(_folder("--files", options.files))
     if options.shell:
-        raise Refused("--shell: there is no shell tool in this version")
-    return tuple(files)
+        # Whatever its name looks like: this variable holds a key.
+        hidden = (*SECRET_NAMES, options.env_key or DEFAULT_ENV_KEY)
+        tools.append(shell_tool(environment=ShellEnvironment(exclude=hidden)))
+    return tuple(tools)
 
 
 def _folder(option: str, path: Path) -> Path:
