@@ -188,9 +188,10 @@ async def _interrupt(thread: CodexThread) -> None:
 
 def leave() -> None:
     """End the process now, with its terminal as it was. What was shown is in its file already."""
-    if sys.stderr.isatty():
+    # Not by `sys.stderr`, which is Rich's while something spins.
+    if os.isatty(2):
         with suppress(OSError):
-            os.write(sys.stderr.fileno(), SHOW_CURSOR)
+            os.write(2, SHOW_CURSOR)
     os._exit(INTERRUPTED)
 
 
