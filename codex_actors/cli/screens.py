@@ -125,10 +125,12 @@ class TextScreen:
         """Write what is left of the answer."""
         self._break()
         self.notes.rest()
-        if not self._streams and result is not None:
-            text = self._said if result.text is None else result.text
-            if text is not None:
-                _write(text if text.endswith("\n") else f"{text}\n")
+        if self._streams or self._said is None:
+            return
+        if result is not None and result.status.word == "completed":
+            _write(self._said if self._said.endswith("\n") else f"{self._said}\n")
+        else:
+            self.notes.say(self._said)  # no answer: its turn has not come to an end of its own
 
     def _stream(self, delta: str) -> None:
         if self._streams:

@@ -66,6 +66,11 @@ def looking() -> ScriptedModel:
     return ScriptedModel(_look, usage=TokenUsage(input_tokens=1200, output_tokens=34, total_tokens=1234))
 
 
+def breaking() -> ScriptedModel:
+    call = FunctionCall(call_id="call_1", name="list_files", arguments="{}")
+    return ScriptedModel([[text("I will look."), call]])
+
+
 def unruly() -> ScriptedModel:
     return ScriptedModel(["\x1b[2Jred\x9b31m é end"])
 

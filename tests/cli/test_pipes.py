@@ -54,6 +54,13 @@ def test_failed_turn_gives_status_one(command: Any) -> None:
     assert ran.stderr.splitlines()[0].startswith("error: the model's server is overloaded")
 
 
+def test_message_of_failed_turn_is_no_answer(command: Any) -> None:
+    ran = command("run", "--provider", "_providers:breaking", "Go.")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "I will look." in ran.stderr
+    assert "error: stream disconnected before completion: the script has no answer left" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

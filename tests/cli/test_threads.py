@@ -129,10 +129,11 @@ def test_embedded_model_is_listed_as_default(command: Any) -> None:
 
 
 def test_rollouts_of_codex_are_listed(shared_dir: Path, home: Path) -> None:
-    found = sorted((shared_dir / "codex" / "rollouts").rglob("rollout-*.jsonl"))
-    if not found:
-        pytest.skip("no recorded rollouts")
-    for path in found:
-        (home / "sessions").mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, home / "sessions")
-    assert all(thread.id and thread.cwd for thread in kept_threads(home, with_agents=True))
+    found = sorted((shared_dir / "codex" / "rollouts").rglob("*.jsonl"))
+    (home / "sessions").mkdir(parents=True)
+    for number, path in enumerate(found):
+        name = f"rollout-2025-11-25T00-00-00-019ac5a1-6a5e-7d02-8f4e-{number:012}.jsonl"
+        shutil.copy2(path, home / "sessions" / name)
+    threads = list(kept_threads(home, with_agents=True))
+    assert len(threads) == len(found)
+    assert [thread.path for thread in threads if not (thread.id and thread.cwd and thread.preview)] == []
