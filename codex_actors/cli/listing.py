@@ -10,8 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from codex_actors.errors import RolloutError
+from codex_actors.protocol.items import RESPONSE_ITEM, Message
 from codex_actors.rollout.reader import thread_id_of_path
+from codex_actors.rollout.truncation import is_user_message
 
 HEAD_BYTES = 1 << 20
 """How far into a file its first user message is looked for."""
@@ -90,12 +94,19 @@ def _read_head(path: Path, written_s: float, with_agents: bool) -> Kept | None:
 
 
 def _said(line: bytes) -> str | None:
-    # Most lines are no user message, and long.
-    payload = _payload(line, "event_msg") if b'"user_message"' in line else None
-    if payload is None or payload.get("type") != "user_message":
+    """What a user says in this line: as an event, or as the item that newer Codex versions write alone."""
+    if b'"user' not in line:  # most lines are something else, and long
         return None
-    text = payload.get("message")
-    return text if isinstance(text, str) else None
+    payload = _payload(line, "event_msg")
+    if payload is not None and payload.get("type") == "user_message":
+        text = payload.get("message")
+        return text if isinstance(text, str) else None
+    payload = _payload(line, "response_item")
+    try:
+        item = None if payload is None else RESPONSE_ITEM.validate_python(payload)
+    except (ValidationError, TypeError):
+        return None
+    return item.text if isinstance(item, Message) and is_user_message(item) else None
 
 
 def _payload(line: bytes, kind: str) -> dict[str, Any] | None:
