@@ -33,6 +33,7 @@ from _scripted_team import (
 
 from codex_actors import CodexThread, Config, ManagerConfig, NewThread, ThreadManager, tool
 from codex_actors.model.provider import ModelProvider
+from codex_actors.model.provider_info import ModelProviderInfo
 from codex_actors.protocol.events import (
     AgentMessage,
     EventMsg,
@@ -242,10 +243,9 @@ def model_named(name: str, base_url: str, env_key: str) -> ModelProvider:
     """The embedded model, a model of the server at `base_url`, or what `module:name` is or makes."""
     if base_url:
         # Only here: it loads aiohttp, which the other models do without.
-        info = importlib.import_module("codex_actors.model.provider_info").ModelProviderInfo
-        responses = importlib.import_module("codex_actors.model.responses").ResponsesModel
-        server: ModelProvider = responses(info(name="server", base_url=base_url, env_key=env_key or None))
-        return server
+        from codex_actors.model.responses import ResponsesModel
+
+        return ResponsesModel(ModelProviderInfo(name="server", base_url=base_url, env_key=env_key or None))
     if name == "embedded":
         return embedded_model()
     module, _, attribute = name.partition(":")

@@ -119,7 +119,6 @@ def test_one_argument_says_which_model_answers(tmp_path: Path) -> None:
 
 
 def test_server_of_a_model_reviews_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("codex_actors.model.responses")
     with served(embedded_model()) as server:
         options = ["--agents", "5", "--home", str(tmp_path / "home"), "--model", "some-model", "--env-key", "SOME_KEY"]
         ran = run([str(TEAM), *options, "--base-url", server.base_url], tmp_path, SOME_KEY="sk-some-key")

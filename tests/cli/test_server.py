@@ -4,13 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from codex_actors import Prompt, ScriptedModel
 from codex_actors.protocol.items import FunctionCall, FunctionCallOutput, ResponseItem
 from tests._served_model import served
-
-pytest.importorskip("codex_actors.model.responses")
 
 
 def look(prompt: Prompt) -> str | list[ResponseItem]:
