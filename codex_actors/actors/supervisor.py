@@ -219,7 +219,8 @@ class SupervisorActor(LoopActor):
         ref = self.actor_ref
         configured.when_done(lambda: ref.actor_inbox.put(Letter(messages.ThreadConfigured(thread_id))))
         parent = self._actor(source.parent_thread_id) if isinstance(source, SubAgentSource) else None
-        policy = "never" if parent is None else parent.config.approval_policy
+        # One that is just being born tells its own as soon as it has it.
+        policy = "never" if parent is None or parent.phase == "starting" else parent.config.approval_policy
         configure = messages.Configure(message.config, history, source, model, self.shared.codex_home, policy)
         actor.actor_inbox.put(Letter(configure, configured))
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from codex_actors import CodexThread, Config, ScriptedModel, ThreadManager, UserInput, tool
+from codex_actors import CodexThread, Config, ManagerConfig, ScriptedModel, ThreadManager, UserInput, tool
 from codex_actors.errors import ExpectedTurnMismatch, InvalidRequest, NoActiveTurn
 from codex_actors.model.provider import Prompt
 from codex_actors.protocol.history import SubAgentSource
 from codex_actors.protocol.items import FunctionCall, Message
 from codex_actors.protocol.ops import Compact, OverrideTurnContext, UserTurn
+from codex_actors.rollout.reader import get_rollout_history
+from codex_actors.runtime.clock import Clock
 from codex_actors.tools.tool import ToolContext
 
 WAIT_S = 10.0
@@ -157,6 +159,26 @@ def test_stricter_parent_holds_its_whole_tree() -> None:
         parent.submit(OverrideTurnContext(approval_policy="never")).get(timeout=WAIT_S)
         assert policy_of(manager, child) == "never"
         assert policy_of(manager, grandchild) == "never"
+
+
+class LastFirst(Clock):
+    """Serves the actor that waits shortest."""
+
+    def pick(self, ready: int) -> int:
+        return ready - 1
+
+
+def test_agent_born_beside_its_parent_is_held_to_it(tmp_path: Path) -> None:
+    with ThreadManager(tmp_path) as manager:
+        parent = manager.start_thread(Config()).get().thread
+        parent.run("begin").get(timeout=WAIT_S)
+        paths = [parent.rollout_path, child_of(manager, parent, Config()).rollout_path]
+    histories = [get_rollout_history(path) for path in paths if path is not None]
+    with ThreadManager(tmp_path, config=ManagerConfig(clock=LastFirst())) as manager:
+        strict = manager.resume_thread_with_history(Config(approval_policy="untrusted"), histories[0])
+        child = manager.resume_thread_with_history(Config(), histories[1]).get(timeout=WAIT_S).thread
+        strict.get(timeout=WAIT_S)
+        assert policy_of(manager, child) == "untrusted"
 
 
 def test_steer_joins_the_turn_that_runs() -> None:
