@@ -67,15 +67,14 @@ def ask_approval(actor: ThreadActor, turn: Turn, step: AskApproval) -> None:
 def answer_approval(actor: ThreadActor, submission_id: str, op: ExecApproval) -> None:
     """Give an open request its answer; `abort` also interrupts the turn."""
     opened = None if actor.turn is None else _taken(actor, actor.turn, op.id)
-    if opened is None:
-        text = f"no approval request {op.id!r} is open: it was answered, timed out, or its turn has ended"
+    if opened is None or opened.asked.answer.done():
+        text = f"no approval request {op.id!r} is open: it was answered, timed out, or its call or turn has ended"
         actor.record.show(Event(submission_id, Warning(message=text)))
         return
     asked = opened.asked
     if op.decision == "approved_for_session":
         actor.approved |= {(asked.command, asked.cwd)}
-    if not asked.answer.done():
-        asked.answer.set_result(op.decision)
+    asked.answer.set_result(op.decision)
     if op.decision == "abort":
         actor.interrupt()
 
@@ -83,9 +82,9 @@ def answer_approval(actor: ThreadActor, submission_id: str, op: ExecApproval) ->
 def drop_approvals(actor: ThreadActor, turn: Turn) -> None:
     """The turn ends: nobody can answer what it still asks, and the calls that ask are cut with it."""
     for approval_id in list(turn.approvals or ()):
-        opened = _taken(actor, turn, approval_id)
-        if opened is not None:
-            opened.asked.answer.cancel()
+        _taken(actor, turn, approval_id)
+    for answer in list(turn.answers or ()):
+        answer.cancel()
 
 
 def _taken(actor: ThreadActor, turn: Turn, approval_id: str) -> OpenApproval | None:
@@ -97,10 +96,9 @@ def _taken(actor: ThreadActor, turn: Turn, approval_id: str) -> OpenApproval | N
 
 def _expire(actor: ThreadActor, turn: Turn, approval_id: str, limit_s: float) -> None:
     opened = None if turn.approvals is None else turn.approvals.pop(approval_id, None)
-    if opened is None or actor.turn is not turn:
+    if opened is None or opened.asked.answer.done() or actor.turn is not turn:
         return
     command = " ".join(opened.asked.command)
     text = f"approval request {approval_id} was not answered within {limit_s:g} s, so it is denied: {command}"
     actor.emit(turn, Warning(message=text))
-    if not opened.asked.answer.done():
-        opened.asked.answer.set_result("denied")
+    opened.asked.answer.set_result("denied")

@@ -125,6 +125,8 @@ class Turn:
     open_calls: list[Call] = field(default_factory=list)
     approvals: dict[str, OpenApproval] | None = None
     """The requests that nobody has answered, by their ids."""
+    answers: set[asyncio.Future[Any]] | None = None
+    """What its tool calls wait for, shown or still on its way."""
     commands: dict[str, tuple[ExecCommandBegin, float]] | None = None
     """The commands that run, by their calls, and since when."""
     submission_ids: list[str] = field(default_factory=list)

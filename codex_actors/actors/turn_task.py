@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from codex_actors.actors.approvals import AskApproval
 from codex_actors.actors.shared import Shared
 from codex_actors.compaction import summarize
-from codex_actors.errors import CodexError
+from codex_actors.errors import CodexError, UnsupportedOperation
 from codex_actors.model.provider import ItemDone, Prompt, ReasoningDelta, TextDelta
 from codex_actors.protocol.events import EventMsg
 from codex_actors.protocol.items import Message
@@ -85,7 +85,7 @@ class Road:
 
     async def emit(self, msg: EventMsg) -> None:
         """Show an event of the turn, if it still runs."""
-        actor = self._actor()
+        actor = self._thread()
         if actor is not None and not actor.actor_inbox.put_step(actor, (self._turn_id, ToolSaid(msg))):
             await actor.actor_inbox.room()
 
@@ -93,13 +93,23 @@ class Road:
         self, call_id: str, command: tuple[str, ...], cwd: str, reason: str | None
     ) -> ReviewDecision:
         """Ask whoever watches the thread; `denied` where the turn has ended."""
-        actor = self._actor()
-        if actor is None or actor.turn is None or actor.turn.id != self._turn_id:
+        actor = self._thread()
+        turn = None if actor is None else actor.turn
+        if actor is None or turn is None or turn.id != self._turn_id:
             return "denied"
         answer: asyncio.Future[ReviewDecision] = asyncio.get_running_loop().create_future()
+        turn.answers = turn.answers or set()
+        turn.answers.add(answer)
+        answer.add_done_callback(turn.answers.discard)
         actor.actor_inbox.put_step(actor, (self._turn_id, AskApproval(call_id, command, cwd, reason, answer)))
-        del actor
+        del actor, turn
         return await answer
+
+    def _thread(self) -> ThreadActor | None:
+        actor = self._actor()
+        if actor is not None and not actor.pump.on_loop():
+            raise UnsupportedOperation("emit and ask_approval run on the manager's loop; make the tool an `async def`")
+        return actor
 
 
 async def drive_turn(

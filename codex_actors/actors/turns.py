@@ -237,7 +237,7 @@ def end_turn(
     close_calls(actor, turn, INTERRUPTED if aborted else "aborted")
     if turn.commands:
         cut_commands(actor, turn)
-    if turn.approvals:
+    if turn.answers:
         drop_approvals(actor, turn)
     actor.turn = None
     actor.rest()

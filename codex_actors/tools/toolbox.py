@@ -120,6 +120,7 @@ class Toolbox:
 
     async def _outcome(self, tool: ToolLike, arguments: str, context: ToolContext) -> _Outcome:
         if not tool.is_async:
+            context = replace(context, limit=None)  # it belongs to the loop, which is another OS thread's
             call = functools.partial(called, tool, arguments, context, self._output_bytes)
             outcome: _Outcome = await self._workers.run(call, contextvars.copy_context())
             return outcome

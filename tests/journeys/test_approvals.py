@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from codex_actors import (
     ThreadManager,
     tool,
 )
+from codex_actors.errors import InternalAgentDied
 from codex_actors.protocol.events import ExecApprovalRequest, ExecCommandBegin, ExecCommandEnd, Warning
 from codex_actors.protocol.items import FunctionCall, FunctionCallOutput
 from codex_actors.protocol.ops import ExecApproval
@@ -148,3 +150,63 @@ def test_interrupt_takes_its_requests_along() -> None:
         until(stream, Warning)
         assert thread.run("next").get(timeout=WAIT_S).text == "done"
     assert (end.call_id, end.exit_code) == ("c0", -1)
+
+
+def test_tool_in_an_os_thread_is_told_that_it_cannot_ask() -> None:
+    @tool
+    def ask_in_os_thread(context: ToolContext) -> str:
+        return asyncio.run(context.ask_approval(["rm x"]))
+
+    call = FunctionCall(name="ask_in_os_thread", arguments="{}", call_id="c0")
+    with ThreadManager.for_testing(ScriptedModel([[call], "done"])) as manager:
+        thread = manager.start_thread(Config(tools=(ask_in_os_thread,))).get().thread
+        (output,) = outputs(thread.run("go").get(timeout=WAIT_S))
+    assert "make the tool an `async def`" in output
+
+
+def test_answer_to_a_request_that_its_call_left_is_named() -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def ask_and_leave(context: ToolContext) -> None:
+        asking = asyncio.create_task(context.ask_approval(["rm x"]))
+        await asked.wait()
+        asking.cancel()
+        await left.wait()
+
+    async def main() -> None:
+        call = FunctionCall(name="ask_and_leave", arguments="{}", call_id="c0")
+        async with ThreadManager(model=ScriptedModel([[call], "done"])) as manager, asyncio.timeout(WAIT_S):
+            thread = (await manager.start_thread(Config(tools=(ask_and_leave,)))).thread
+            running, messages = thread.run("go"), (event.msg async for event in thread.events())
+            request = await anext(msg async for msg in messages if isinstance(msg, ExecApprovalRequest))
+            asked.set()
+            await asyncio.sleep(0)
+            await thread.submit(ExecApproval(id=request.approval_id, decision="abort"))
+            left.set()
+            assert (await running).text == "done"
+
+    asyncio.run(main())
+
+
+def test_request_that_nobody_saw_ends_with_its_turn() -> None:
+    asking: list[asyncio.Task[str]] = []
+
+    @tool
+    async def ask_too_late(context: ToolContext) -> None:
+        asking.append(asyncio.create_task(context.ask_approval(["rm x"])))
+        await asyncio.sleep(0)
+        threads[0]._actor.actor_ref.tell("a foreign message")  # in front of the request: it ends the thread
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        call = FunctionCall(name="ask_too_late", arguments="{}", call_id="c0")
+        async with ThreadManager(model=ScriptedModel([[call]])) as manager, asyncio.timeout(WAIT_S):
+            threads.append((await manager.start_thread(Config(tools=(ask_too_late,)))).thread)
+            with pytest.raises(InternalAgentDied):
+                await threads[0].run("go")
+            await asyncio.wait(asking)
+        assert asking[0].cancelled()
+
+    threads: list[CodexThread] = []
+    asyncio.run(main())
