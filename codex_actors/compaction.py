@@ -5,12 +5,13 @@ Source: `codex-rs/core/src/compact.rs`; the words are ours.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from codex_actors.errors import ContextWindowExceeded, StreamError
-from codex_actors.model.provider import Completed, ItemDone, ModelProvider, Prompt, Retrying, close_stream
+from codex_actors.model.provider import Completed, ItemDone, ModelProvider, Prompt, Retrying, check_event, close_stream
 from codex_actors.protocol.events import TokenUsage
 from codex_actors.protocol.items import (
     CustomToolCall,
@@ -39,6 +40,10 @@ repeat work that it reports as done."""
 
 BYTES_PER_TOKEN = 4
 """What a token is taken for where no server has counted. Source: `truncate.rs`, `APPROX_BYTES_PER_TOKEN`."""
+
+
+EVENTS_PER_SLICE = 256
+"""After so many events the loop is given back: nobody is told of deltas, so that a model that never waits would keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +88,16 @@ async def summarize(prompt: Prompt, model: ModelProvider) -> AsyncIterator[Summa
     Raises:
         CodexError: the model failed, or wrote no summary.
     """
-    left_out = 0
+    left_out = events = 0
     while True:
         text: str | None = None
         stream = model.stream(prompt)
         try:
             async for event in stream:
+                check_event(event)
+                events += 1
+                if events % EVENTS_PER_SLICE == 0:
+                    await asyncio.sleep(0)
                 if isinstance(event, Retrying):
                     yield event
                 elif isinstance(event, ItemDone) and isinstance(event.item, Message):
@@ -117,11 +126,12 @@ def without_oldest(items: Sequence[ResponseItem]) -> tuple[ResponseItem, ...]:
     """
     if not items:
         return ()
-    name = _pair_of(items[0])
+    pair = _pair_of(items[0])
     rest = list(items[1:])
-    if name is not None:
+    if pair is not None:
+        is_output, *name = pair
         for index, item in enumerate(rest):
-            if _pair_of(item) == name:
+            if _pair_of(item) == (not is_output, *name):
                 del rest[index]
                 break
     return tuple(rest)
@@ -132,10 +142,12 @@ def estimated_tokens(items: Iterable[ResponseItem]) -> int:
     return sum(len(item.model_dump_json(exclude_none=True)) for item in items) // BYTES_PER_TOKEN
 
 
-def _pair_of(item: ResponseItem) -> tuple[bool, str | None] | None:
-    """What a call and its output have in common; None for any other item."""
-    if isinstance(item, FunctionCall | LocalShellCall | FunctionCallOutput):
-        return False, item.call_id
+def _pair_of(item: ResponseItem) -> tuple[bool, bool, str | None] | None:
+    """Whether it is an output, and what it has in common with its call; None for any other item."""
+    if isinstance(item, LocalShellCall):
+        return False, False, item.id if item.call_id is None else item.call_id
+    if isinstance(item, FunctionCall | FunctionCallOutput):
+        return isinstance(item, FunctionCallOutput), False, item.call_id
     if isinstance(item, CustomToolCall | CustomToolCallOutput):
-        return True, item.call_id
+        return isinstance(item, CustomToolCallOutput), True, item.call_id
     return None

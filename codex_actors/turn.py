@@ -8,24 +8,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from codex_actors.errors import CodexError, ContextWindowExceeded, StreamError, TurnFailed, TurnInterrupted
 from codex_actors.model.provider import (
     Completed,
-    ItemAdded,
     ItemDone,
     ModelEvent,
     ModelProvider,
     Prompt,
-    ReasoningDelta,
-    Retrying,
     TextDelta,
+    check_event,
     close_stream,
 )
 from codex_actors.protocol.events import TokenUsage
-from codex_actors.protocol.items import RESPONSE_ITEMS, CustomToolCall, FunctionCall, LocalShellCall, ResponseItem
+from codex_actors.protocol.items import CustomToolCall, FunctionCall, LocalShellCall, ResponseItem
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.tools.tool import ToolContext
 from codex_actors.tools.toolbox import Call, CallDone, Toolbox
@@ -85,32 +82,6 @@ class TurnResult:
         if self.aborted is not None or self.status.word == "interrupted":
             raise TurnInterrupted(self.turn_id, self.aborted or "interrupted")
         return self
-
-
-def check_event(event: Any) -> None:
-    """Refuse what is no model event, or carries what it must not: nothing behind the turn would survive it.
-
-    Raises:
-        StreamError: it names what the model yielded.
-    """
-    kind = type(event).__name__
-    wanted = _CARRIES.get(type(event))
-    if wanted is None:
-        raise StreamError(f"the model yielded a {kind}, which is no model event")
-    name, classes = wanted
-    value = getattr(event, name)
-    if not isinstance(value, classes):
-        raise StreamError(f"the model yielded a {kind} whose {name} is a {type(value).__name__}")
-
-
-_CARRIES: dict[type, tuple[str, type | tuple[type, ...]]] = {
-    TextDelta: ("delta", str),
-    ReasoningDelta: ("delta", str),
-    ItemAdded: ("item", RESPONSE_ITEMS),
-    ItemDone: ("item", RESPONSE_ITEMS),
-    Completed: ("usage", (TokenUsage, NoneType)),
-    Retrying: ("message", str),
-}
 
 
 async def run_turn(

@@ -18,7 +18,7 @@ from codex_actors.compaction import (
 from codex_actors.config import Config
 from codex_actors.context import build_initial_context
 from codex_actors.errors import CodexError, ContextWindowExceeded, StreamError
-from codex_actors.model.provider import Prompt, Retrying
+from codex_actors.model.provider import Completed, ItemDone, Prompt, Retrying, TextDelta
 from codex_actors.model.scripted import ScriptedModel
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import (
@@ -37,6 +37,7 @@ from codex_actors.protocol.items import (
 CALL = FunctionCall(name="look", arguments="{}", call_id="c1")
 OUTPUT = FunctionCallOutput(call_id="c1", output="seen")
 SHELL = LocalShellCall(call_id="c2", status="completed", action={})
+UNNAMED = LocalShellCall(status="completed", action={})
 CUSTOM = CustomToolCall(call_id="c1", name="patch", input="x")
 CUSTOM_OUTPUT = CustomToolCallOutput(call_id="c1", output="ok")
 SAID = Message(role="assistant", content=(OutputText(text="hello"),))
@@ -94,6 +95,19 @@ def test_retries_of_the_request_are_told() -> None:
     assert [type(step) for step in steps] == [Retrying, Summary]
 
 
+def test_model_that_never_waits_does_not_keep_the_loop() -> None:
+    came_round: list[bool] = []
+
+    async def events(prompt: Prompt) -> Any:
+        asyncio.get_running_loop().call_soon(came_round.append, True)
+        for _ in range(1_000):
+            yield TextDelta("x")
+        yield ItemDone(Message(role="assistant", content=(OutputText(text=str(came_round)),)))
+        yield Completed(None)
+
+    assert steps_of(ScriptedModel(events), request(user("hi")))[0].text == "[True]"
+
+
 def fits(most: int) -> ScriptedModel:
     def answer(prompt: Prompt) -> str:
         if len(prompt.input) > most:
@@ -135,6 +149,9 @@ def test_another_failure_of_the_model_is_passed_on() -> None:
         ((SHELL, FunctionCallOutput(call_id="c2", output="")), ()),
         ((CALL, CUSTOM_OUTPUT, CUSTOM, OUTPUT), (CUSTOM_OUTPUT, CUSTOM)),
         ((CUSTOM, OUTPUT, CUSTOM_OUTPUT), (OUTPUT,)),
+        ((CALL, CALL, OUTPUT, OUTPUT), (CALL, OUTPUT)),
+        ((UNNAMED, UNNAMED, SAID), (UNNAMED, SAID)),
+        ((UNNAMED.model_copy(update={"id": "l1"}), SAID, FunctionCallOutput(call_id="l1", output="")), (SAID,)),
     ],
 )
 def test_oldest_item_leaves_with_its_pair(items: Sequence[ResponseItem], left: Sequence[ResponseItem]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
 
+from codex_actors.errors import StreamError
 from codex_actors.protocol.events import TokenUsage
 from codex_actors.protocol.history import ModelPreset
 from codex_actors.protocol.ids import ThreadId
-from codex_actors.protocol.items import ResponseItem
+from codex_actors.protocol.items import RESPONSE_ITEMS, ResponseItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,32 @@ class FetchedModels:
 
     presets: tuple[ModelPreset, ...]
     etag: str | None
+
+
+def check_event(event: Any) -> None:
+    """Refuse what is no model event, or carries what it must not: nothing behind the turn would survive it.
+
+    Raises:
+        StreamError: it names what the model yielded.
+    """
+    kind = type(event).__name__
+    wanted = _CARRIES.get(type(event))
+    if wanted is None:
+        raise StreamError(f"the model yielded a {kind}, which is no model event")
+    name, classes = wanted
+    value = getattr(event, name)
+    if not isinstance(value, classes):
+        raise StreamError(f"the model yielded a {kind} whose {name} is a {type(value).__name__}")
+
+
+_CARRIES: dict[type, tuple[str, type | tuple[type, ...]]] = {
+    TextDelta: ("delta", str),
+    ReasoningDelta: ("delta", str),
+    ItemAdded: ("item", RESPONSE_ITEMS),
+    ItemDone: ("item", RESPONSE_ITEMS),
+    Completed: ("usage", (TokenUsage, NoneType)),
+    Retrying: ("message", str),
+}
 
 
 @runtime_checkable
