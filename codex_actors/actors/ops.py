@@ -117,6 +117,7 @@ def _roll_back(actor: ThreadActor, submission: Submission) -> None:
         error = Error(message=problem, codex_error_info="thread_rollback_failed")
         actor.record.show(Event(submission.id, error))
         return
+    actor.record_owed()
     event = ThreadRolledBack(num_turns=num_turns)
     actor.record.roll_back(drop_last_n_user_turns(actor.record.history, num_turns))
     if actor.record.is_begun:  # nothing of a new thread is on disk before its first turn

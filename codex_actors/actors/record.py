@@ -252,13 +252,12 @@ class ThreadRecord:
         return self.usage.last_token_usage.total_tokens + estimated_tokens(self.history[self.counted :])
 
     def roll_back(self, history: list[ResponseItem]) -> None:
-        """The history is cut: its length was not counted by any server."""
-        self.history, self.counted = history, 0
+        """The history is cut: its length was not counted, nor refused, by any server."""
+        self.history, self.counted, self.is_full = history, 0, False
 
     def replace(self, history: list[ResponseItem], compacted: Compacted, *events: EventMsg) -> None:
         """The history is replaced by a summary."""
         self.roll_back(history)
-        self.is_full = False
         self.summaries |= {compacted.message}
         self.add(compacted, *events)
 

@@ -135,6 +135,7 @@ def _completed(actor: ThreadActor, turn: Turn, step: Completed) -> None:
 
 def _context_full(actor: ThreadActor, turn: Turn, _step: ContextFull) -> None:
     """Source: `set_total_tokens_full`."""
+    turn.item_id = None
     actor.record.is_full = True
 
 
@@ -146,12 +147,13 @@ def _summary(actor: ThreadActor, turn: Turn, step: Summary) -> None:
     end = len(record.history) if turn.inputs is None else turn.inputs
     old, new_input = record.history[:end], record.history[end:]
     turn.before += tuple(old[turn.first :])
+    steered = len(record.history) - max(turn.first, end)
     text = f"{SUMMARY_PREFIX}\n\n{step.text}"
     history = summarized(build_initial_context(config, cwd=cwd), old, text, record.summaries)
     if turn.inputs is not None:
         turn.inputs = len(history)
     history += new_input
-    turn.first, turn.is_compacted = len(history), True
+    turn.first, turn.is_compacted = len(history) - steered, True
     compacted = Compacted(message=text, replacement_history=tuple(history))
     record.replace(history, compacted, event := ContextCompacted())
     usage = TokenUsage(total_tokens=record.context_tokens())

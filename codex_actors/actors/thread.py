@@ -21,8 +21,8 @@ from codex_actors.actors.settings import hold_policy, stricter
 from codex_actors.actors.shared import Shared
 from codex_actors.actors.steps import COMMIT
 from codex_actors.actors.turn_state import Accepted, Turn
-from codex_actors.actors.turn_task import DELTA_STEPS, TakeInput, TurnEnded
-from codex_actors.actors.turns import INTERRUPTED, close_calls, end_turn, request_of, take_waiting
+from codex_actors.actors.turn_task import TakeInput, TurnEnded
+from codex_actors.actors.turns import INTERRUPTED, close_calls, end_turn, request_of, take_told, take_waiting
 from codex_actors.actors.waiting import Waiting, notice_of
 from codex_actors.actors.watchers import Watchers
 from codex_actors.config import Config
@@ -228,11 +228,7 @@ class ThreadActor(LoopActor):
     def interrupt(self, *, is_along: bool = False) -> None:
         """Abort what was sent before. What the task has already told has happened; its deltas are dropped. The thread's
         agents are interrupted with it; those of an idle one only when it `is_along` itself."""
-        steps = self.actor_inbox.take_steps()
-        is_over = any(isinstance(step[1], TurnEnded) for step in steps)  # a turn that completes loses no deltas
-        for step in steps:
-            if is_over or not isinstance(step[1], DELTA_STEPS):
-                self.on_step(step)
+        take_told(self)
         if self.turn is not None:
             close_calls(self, self.turn, INTERRUPTED)  # first: nothing comes between a call and its output
             take_waiting(self, self.turn)
@@ -250,12 +246,16 @@ class ThreadActor(LoopActor):
     def record_notices(self) -> None:
         """Make the notices that wait part of the history."""
         notices = [] if self.waiting is None else self.waiting.take_notices()
-        if notices and self.birth is not None and self.birth.owed:
-            # First: in the file, too, nothing comes between a call and its output.
-            self.record.add(*self.birth.owed)
-            self.birth.owed = ()
+        if notices:
+            self.record_owed()
         for notice in notices:
             self.record.add_item(notice)
+
+    def record_owed(self) -> None:
+        """Write the outputs that cut calls never got: in the file, too, nothing comes between a call and its output."""
+        if self.birth is not None and self.birth.owed:
+            self.record.add(*self.birth.owed)
+            self.birth.owed = ()
 
     # --- its turn (see `turns`) --------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class Accepted:
         result: Answered with the result of the turn that takes the input in; None where nobody waits for it.
         context: The context of its `submit`; None for an input that was found at load.
         is_recorded: Whether an `input_accepted` line stands for it.
+        is_found: Whether it was accepted before the thread was loaded: it begins no turn by itself.
         told: Its event, once it is history.
         answer: What `ack` is answered with where it is not the submission id.
     """
@@ -43,6 +44,7 @@ class Accepted:
     ack: Reply[str] | None = None
     result: Reply[Any] | None = None
     is_recorded: bool = False
+    is_found: bool = False
     told: UserMessage | None = None
     answer: str | None = None
 
@@ -55,7 +57,7 @@ class Accepted:
     @classmethod
     def found(cls, line: InputAccepted) -> Accepted:
         """An input that was accepted before the thread was loaded."""
-        return cls(line.submission_id, line.items, line.final_output_json_schema, None, is_recorded=True)
+        return cls(line.submission_id, line.items, line.final_output_json_schema, None, is_recorded=True, is_found=True)
 
     def fail(self, error: Exception) -> None:
         """Tell its sender that nothing came of it."""

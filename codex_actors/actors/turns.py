@@ -14,7 +14,7 @@ from codex_actors.actors.approvals import drop_approvals
 from codex_actors.actors.record import Answer
 from codex_actors.actors.steps import COMMIT, cut_commands
 from codex_actors.actors.turn_state import Accepted, Settings, Turn
-from codex_actors.actors.turn_task import Request, Road, TurnEnded, drive_turn
+from codex_actors.actors.turn_task import DELTA_STEPS, Request, Road, TakeInput, TurnEnded, drive_turn
 from codex_actors.actors.waiting import acknowledge
 from codex_actors.compaction import compaction_prompt, has_what_to_compact
 from codex_actors.context import context_changes
@@ -79,14 +79,29 @@ def begin_compaction(actor: ThreadActor, turn_id: str, context: contextvars.Cont
 
     Source: `codex-rs/core/src/tasks/compact.rs`.
     """
+    take_told(actor, begins_next=False)
     if actor.turn is not None:
         close_calls(actor, actor.turn, INTERRUPTED)
         end_turn(actor, aborted="replaced", begins_next=False)
     turn = _begin(actor, turn_id, context)
     turn.is_compaction = True
     turn.first = turn.inputs = len(actor.record.history)
+    actor.record_owed()
     actor.record_notices()
     _launch_later(actor, turn)
+
+
+def take_told(actor: ThreadActor, *, begins_next: bool = True) -> None:
+    """What the running turn has told and nobody has handled yet has happened; its deltas are dropped, unless it has ended by
+    itself: a turn that completes loses none."""
+    steps = actor.actor_inbox.take_steps()
+    is_over = any(isinstance(step, TurnEnded) for _, step in steps)
+    for told in steps:
+        turn_id, step = told
+        if isinstance(step, TurnEnded) and actor.turn is not None and actor.turn.id == turn_id:
+            end_turn(actor, error=step.error, cause=step.cause, finished=True, begins_next=begins_next)
+        elif is_over or not isinstance(step, (*DELTA_STEPS, TakeInput)):
+            actor.on_step(told)
 
 
 def _begin(actor: ThreadActor, turn_id: str, context: contextvars.Context | None) -> Turn:
@@ -129,7 +144,10 @@ def take_waiting(actor: ThreadActor, turn: Turn) -> None:
     if actor.waiting is None:
         return
     actor.record_notices()
-    for accepted in actor.waiting.take_inputs():
+    inputs = actor.waiting.take_inputs()
+    if inputs and turn.inputs is None:
+        turn.inputs = len(actor.record.history)
+    for accepted in inputs:
         actor.record.add(*_history_lines(actor, turn, accepted))
         _taken(actor, turn, accepted)
 
@@ -271,8 +289,9 @@ def end_turn(
         turn.expire = None  # it holds the turn: a cycle
     if turn.task is not None and not finished:
         turn.task.cancel()
-    inputs = [] if actor.waiting is None or not begins_next else actor.waiting.take_inputs()
-    if inputs:
+    waiting = actor.waiting if begins_next else None
+    if waiting is not None and not all(accepted.is_found for accepted in waiting.inputs):
+        inputs = waiting.take_inputs()
         begin_turn(actor, inputs[0].submission_id, inputs[0].context, inputs)
     elif actor.is_released and begins_next:
         actor.shut_down()

@@ -42,7 +42,7 @@ from codex_actors.protocol.items import (
 )
 from codex_actors.runtime.clock import SimulatedClock
 from codex_actors.tools.toolbox import done
-from codex_actors.turn import Step
+from codex_actors.turn import ContextFull, Step
 
 THREAD_ID = ThreadId("0193b5b8-0000-7000-8000-000000000001")
 CALL = FunctionCall(name="look", arguments="{}", call_id="c1")
@@ -173,3 +173,9 @@ def test_retry_forgets_the_unfinished_item() -> None:
         StreamErrorEvent(message="again"),
     )
     assert desk.after(ItemDone(SAID))[2] == started(AgentMessageItem(id="t1:2"))
+
+
+def test_refused_request_forgets_the_unfinished_item() -> None:
+    desk = Desk()
+    desk.after(ItemAdded(Message(role="assistant")), ContextFull())
+    assert started(AgentMessageItem(id="t1:2")) in desk.after(ItemDone(SAID))

@@ -15,6 +15,8 @@ from codex_actors.model.provider import Completed, ItemDone, Prompt
 from codex_actors.protocol.events import Event, TaskComplete, TokenCount, TokenUsage, TurnAborted, Warning
 from codex_actors.protocol.items import FunctionCall, Message, OutputText
 from codex_actors.protocol.ops import Compact, ThreadRollback
+from codex_actors.rollout.reader import get_rollout_history
+from codex_actors.rollout.replay import model_history
 
 WAIT_S = 10.0
 CALL = FunctionCall(name="look", arguments="{}", call_id="c1")
@@ -286,3 +288,104 @@ def test_items_that_did_not_fit_are_counted() -> None:
             thread.submit(Compact()).get(timeout=WAIT_S)
             warnings = [event.msg.message for event in turn_of(stream) if isinstance(event.msg, Warning)]
     assert "3 of its oldest items did not fit" in warnings[0]
+
+
+def test_what_was_told_before_a_compaction_has_happened() -> None:
+    async def answer(prompt: Prompt) -> Any:
+        text = "all" if is_compaction(prompt) else "said"
+        yield ItemDone(Message(role="assistant", content=(OutputText(text=text),)))
+        if not is_compaction(prompt):
+            threads[0].submit(Compact())  # in front of the item, which the thread has not looked at yet
+            await asyncio.Event().wait()
+        yield Completed(None)
+
+    model = ScriptedModel(answer, keep_prompts=True)
+    with ThreadManager.for_testing(model) as manager:
+        threads = [manager.start_thread(Config()).get().thread]
+        with threads[0].events() as stream:
+            replaced = threads[0].run("u1").get(timeout=WAIT_S)
+            turn_of(stream), turn_of(stream)
+    assert replaced.text == "said"
+    assert dialogue(model.prompts[1]) == ["u1", "said", "COMPACT"]
+
+
+def test_steered_input_is_not_summed_up() -> None:
+    def answer(prompt: Prompt) -> Any:
+        return "all" if is_compaction(prompt) else [CALL] if len(model.prompts) == 1 else "done"
+
+    model = ScriptedModel(answer, keep_prompts=True)
+    gate = model.hold()
+    with ThreadManager.for_testing(model) as manager:
+        thread = manager.start_thread(Config(tools=(look,), auto_compact_token_limit=1)).get().thread
+        running = thread.run("u1")
+        assert gate.reached.wait(WAIT_S)
+        thread.steer("u2").get(timeout=WAIT_S)
+        gate.open()
+        result = running.get(timeout=WAIT_S)
+    assert dialogue(model.prompts[1]) == ["u1", "function_call", "function_call_output", "COMPACT"]
+    assert dialogue(model.prompts[2]) == ["u1", "SUMMARY all", "u2"]
+    assert [item.type for item in result.items] == ["function_call", "function_call_output", "message", "message"]
+
+
+@pytest.mark.parametrize("op", [Compact(), ThreadRollback(num_turns=1)])
+def test_cut_call_leaves_no_output_behind_its_history(op: Any, tmp_path: Path) -> None:
+    with ThreadManager(tmp_path, model=ScriptedModel([[CALL], "a1"])) as manager:
+        path = Path(manager.start_thread(Config(tools=(look,))).get().thread.rollout_path or "")
+        manager.get_thread(manager.list_thread_ids().get()[0]).get().run("u1").get(timeout=WAIT_S)
+    lines = path.read_text().splitlines(keepends=True)
+    called = next(index for index, line in enumerate(lines) if '"function_call"' in line)
+    path.write_text("".join(lines[: called + 1]))
+    with ThreadManager(tmp_path, model=ScriptedModel(lambda _: "all")) as manager:
+        thread = manager.resume_thread_from_rollout(Config(), path).get().thread
+        thread.submit(op).get(timeout=WAIT_S)
+        thread.run("u2").get(timeout=WAIT_S)
+        assert model_history(get_rollout_history(path).get_rollout_items()) == thread._actor.record.history
+
+
+def test_history_that_was_rolled_back_is_not_compacted() -> None:
+    def answer(prompt: Prompt) -> str:
+        if is_compaction(prompt):
+            raise StreamError("gone")
+        if len(prompt.input) > 5:
+            raise ContextWindowExceeded
+        return "a"
+
+    model = ScriptedModel(answer, keep_prompts=True)
+    with ThreadManager.for_testing(model) as manager:
+        thread = manager.start_thread(Config()).get().thread
+        for text in ("u1", "u2", "too long"):
+            thread.run(text).get(timeout=WAIT_S)
+        thread.submit(ThreadRollback(num_turns=2)).get(timeout=WAIT_S)
+        assert thread.run("u3").get(timeout=WAIT_S).text == "a"
+    assert dialogue(model.prompts[-1]) == ["u1", "a", "u3"]
+
+
+def test_input_found_at_load_waits_behind_a_compaction(tmp_path: Path) -> None:
+    model = ScriptedModel(["a1", "all", "a2"], keep_prompts=True)
+    with ThreadManager(tmp_path, model=model) as manager:
+        thread = manager.start_thread(Config()).get().thread
+        thread.run("u1").get(timeout=WAIT_S)
+        path = Path(thread.rollout_path or "")
+    accepted = {"type": "input_accepted", "submission_id": "s", "items": [{"type": "text", "text": "found"}]}
+    line = {"timestamp": "2026-01-01T00:00:00.000Z", "type": "codex_actors", "payload": accepted}
+    path.write_text(f"{path.read_text()}{json.dumps(line)}\n")
+    with ThreadManager(tmp_path, model=model) as manager:
+        thread = manager.resume_thread_from_rollout(Config(), path).get().thread
+        compact(thread)
+        thread.run("u2").get(timeout=WAIT_S)
+    assert [dialogue(prompt) for prompt in model.prompts[1:]] == [
+        ["u1", "a1", "COMPACT"],
+        ["u1", "SUMMARY all", "found", "u2"],
+    ]
+
+
+def test_model_that_yields_no_event_fails_its_compaction_only() -> None:
+    async def answer(prompt: Prompt) -> Any:
+        yield ItemDone(Message(role="assistant", content=(OutputText(text="a"),)))
+        yield Completed("much" if is_compaction(prompt) else None)  # type: ignore[arg-type]
+
+    with ThreadManager.for_testing(ScriptedModel(answer)) as manager:
+        thread = manager.start_thread(Config()).get().thread
+        thread.run("u1").get(timeout=WAIT_S)
+        assert compact(thread) == ["task_started", "error", "task_complete"]
+        assert thread.run("u2").get(timeout=WAIT_S).text == "a"
