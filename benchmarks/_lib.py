@@ -13,6 +13,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,18 +28,25 @@ ROOT = Path(__file__).resolve().parents[1]
 ROW_TIMEOUT_S = 600.0
 MARK = "figures: "
 """Begins the one line of a row's output that its parent reads."""
+ABSENT = "absent: "
+"""Begins that line where the row has nothing to measure here."""
 
 
 class NothingMeasuredError(Exception):
     """A row did not do what it claims to time: its figures would be worth nothing."""
 
 
+class NotHereError(Exception):
+    """What a row would measure is not on this machine; its text says what is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a row is told."""
+    """What a row is told; `options` are those of its own benchmark."""
 
     quick: bool
     uvloop: bool
+    options: argparse.Namespace
 
 
 Row = Callable[[Settings], Mapping[str, float]]
@@ -98,12 +106,31 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A row and its figures. `repeats` fresh processes are run; the figure is their median."""
+    """A row and its figures. `repeats` fresh processes are run; the figure is their median. `note` is for the reader."""
 
     name: str
     row: Row
     figures: tuple[Figure, ...]
     repeats: int = 3
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What one benchmark adds to the front of all.
+
+    Attributes:
+        add_options: To the parser.
+        flags: The options as a row's process takes them; raises `SystemExit` where one of them cannot be used.
+        groups: Rows that depend on the options.
+    """
+
+    add_options: Callable[[argparse.ArgumentParser], None]
+    flags: Callable[[argparse.Namespace], list[str]]
+    groups: Callable[[argparse.Namespace], tuple[Group, ...]]
+
+
+NO_EXTRAS = Extras(lambda parser: None, lambda options: [], lambda options: ())
 
 
 # --- inside a row ----------------------------------------------------------------------------------------------------
@@ -179,6 +206,9 @@ def answer(row: Row, settings: Settings) -> None:
     """Run a row in this process and hand its figures to the parent. A row that measured nothing ends it with 2."""
     try:
         figures = row(settings)
+    except NotHereError as reason:
+        print(f"{ABSENT}{reason}", flush=True)
+        os._exit(0)
     except NothingMeasuredError as error:
         # Not by way of an exit that waits for what the row left running.
         print(f"NOTHING MEASURED: {error}", file=sys.stderr, flush=True)
@@ -193,27 +223,32 @@ def answer(row: Row, settings: Settings) -> None:
 
 def measure(
     script: Path, groups: Sequence[Group], flags: Sequence[str], *, quick: bool
-) -> tuple[dict[str, list[float]], dict[str, str]]:
+) -> tuple[dict[str, list[float]], dict[str, str], dict[str, str]]:
     """Run all rows, round after round, each in a fresh process of this interpreter.
 
     Returns:
-        The samples of each figure, and why rows failed, by their names: one that did not end, or left a figure out.
+        The samples of each figure; why rows failed, by their names: one that did not end, or left a figure out; and
+        what others would measure that is not here.
     """
     samples: dict[str, list[float]] = {}
     failures: dict[str, str] = {}
+    absent: dict[str, str] = {}
     for number in range(1 if quick else max(group.repeats for group in groups)):
         for group in groups:
-            if number >= group.repeats or group.name in failures:
+            if number >= group.repeats or group.name in failures or group.name in absent:
                 continue
             print(f"  {group.name} ...", file=sys.stderr, flush=True)
             try:
                 values = _run_row(script, group, flags)
+            except NotHereError as reason:
+                absent[group.name] = str(reason)
+                continue
             except NothingMeasuredError as error:
                 failures[group.name] = str(error)
                 continue
             for key, value in values.items():
                 samples.setdefault(key, []).append(value)
-    return samples, failures
+    return samples, failures, absent
 
 
 def _run_row(script: Path, group: Group, flags: Sequence[str]) -> dict[str, float]:
@@ -222,6 +257,9 @@ def _run_row(script: Path, group: Group, flags: Sequence[str]) -> dict[str, floa
         done = subprocess.run(command, capture_output=True, text=True, timeout=ROW_TIMEOUT_S, cwd=ROOT, check=False)
     except subprocess.TimeoutExpired:
         raise NothingMeasuredError(f"row {group.name}: not done within {ROW_TIMEOUT_S:g} s") from None
+    for line in done.stdout.splitlines():
+        if line.startswith(ABSENT):
+            raise NotHereError(line.removeprefix(ABSENT))
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or len(lines) != 1:
         raise NothingMeasuredError(f"row {group.name} (exit {done.returncode}): {done.stderr.strip()[-1000:]}")
@@ -250,13 +288,21 @@ def machine(*, uvloop: bool) -> dict[str, str]:
     }
 
 
-def report(groups: Sequence[Group], samples: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+def report(
+    groups: Sequence[Group], samples: Mapping[str, Sequence[float]], absent: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """Print each figure with raw pykka's ratio, its target and the verdict; the same as records."""
     values = {key: statistics.median(seen) for key, seen in samples.items()}
     records: list[dict[str, Any]] = []
-    print(f"{'':<58}{'value':>12} {'unit':<10}{'min .. max':>22}  {'x pykka':>8}  {'target':<15}")
+    column = "x pykka" if any(figure.versus for group in groups for figure in group.figures) else ""
+    print(f"{'':<58}{'value':>12} {'unit':<10}{'min .. max':>22}  {column:>8}  {'target':<15}")
     for group in groups:
-        print(f"{group.name}")
+        reason = absent.get(group.name)
+        print(group.name if reason is None else f"{group.name}: {reason}")
+        if reason is not None:
+            continue
+        if group.note:
+            print(textwrap.fill(group.note, 118, initial_indent="  ", subsequent_indent="  "))
         for figure in group.figures:
             value, seen = values[figure.key], samples[figure.key]
             ratio = figure.ratio(value, values)
@@ -287,7 +333,7 @@ def chosen(groups: Sequence[Group], only: str | None) -> list[Group]:
     return [group for group in groups if group.name in names or any(f.key in needed for f in group.figures)]
 
 
-def main(program: Path, description: str | None, groups: Sequence[Group]) -> int:
+def main(program: Path, description: str | None, groups: Sequence[Group], extras: Extras = NO_EXTRAS) -> int:
     """Measure the rows of `program` and report; its exit status."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="ROW,...", help=", ".join(group.name for group in groups))
@@ -295,18 +341,19 @@ def main(program: Path, description: str | None, groups: Sequence[Group]) -> int
     parser.add_argument("--uvloop", action="store_true", help="our loops are uvloop's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--row", help=argparse.SUPPRESS)
+    extras.add_options(parser)
     options = parser.parse_args()
+    flags = [flag for flag in ("--quick", "--uvloop") if flag in sys.argv[1:]] + extras.flags(options)
+    groups = (*groups, *extras.groups(options))
     if options.row is not None:
-        answer(
-            next(group.row for group in groups if group.name == options.row), Settings(options.quick, options.uvloop)
-        )
+        row = next(group.row for group in groups if group.name == options.row)
+        answer(row, Settings(options.quick, options.uvloop, options))
     wanted = chosen(groups, options.only)
     command = shlex.join(["python", f"benchmarks/{program.name}", *sys.argv[1:]])
     header = {"command": command, **machine(uvloop=options.uvloop)}
     print("\n".join(f"{name + ':':<10}{text}" for name, text in header.items()), flush=True)
-    flags = [flag for flag in ("--quick", "--uvloop") if flag in sys.argv[1:]]
-    samples, failures = measure(program, wanted, flags, quick=options.quick)
-    records = report([group for group in wanted if group.name not in failures], samples)
+    samples, failures, absent = measure(program, wanted, flags, quick=options.quick)
+    records = report([group for group in wanted if group.name not in failures], samples, absent)
     missed = [record["label"].strip() for record in records if record["verdict"] == "MISS"]
     print(f"{len(failures)} rows measured nothing{': ' if failures else ''}{', '.join(failures)}")
     print(f"{len(missed)} targets missed{': ' if missed else ''}{'; '.join(missed)}")
