@@ -29,6 +29,7 @@ from codex_actors.protocol.history import (
 from codex_actors.protocol.items import ResponseItem, Verbatim
 from codex_actors.protocol.wire import made
 from codex_actors.rollout.reader import items_of
+from codex_actors.rollout.replay import is_counted
 from codex_actors.rollout.writer import Append, encode_body
 from codex_actors.runtime.reply import Reply
 
@@ -117,7 +118,7 @@ class ThreadRecord:
         self.lines = list(lines)
         self.history = history
         self.usage = usage
-        self.counted = len(history) if usage is not None else 0
+        self.counted = len(history) if usage is not None and is_counted(lines) else 0
         self.summaries = frozenset(line.payload.message for line in lines if isinstance(line, CompactedLine))
 
     @property

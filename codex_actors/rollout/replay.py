@@ -138,6 +138,20 @@ def last_token_usage(items: Iterable[RolloutItem]) -> TokenUsageInfo | None:
     return found
 
 
+def is_counted(items: Iterable[RolloutItem]) -> bool:
+    """Whether the newest usage is that of the history as it is: nothing was cut from it behind that."""
+    counted = False
+    for item in items:
+        match item:
+            case EventMsgLine(payload=TokenCount(info=info)) if info is not None:
+                counted = True
+            case CompactedLine() | EventMsgLine(payload=ThreadRolledBack()):
+                counted = False
+            case _:
+                pass
+    return counted
+
+
 def last_status(items: Iterable[RolloutItem]) -> AgentStatus:
     """How the newest turn ended: `completed`, `interrupted` (also one that was cut, or failed: neither leaves a line), or
     `pending_init` where there was none.

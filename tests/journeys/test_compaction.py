@@ -389,3 +389,18 @@ def test_model_that_yields_no_event_fails_its_compaction_only() -> None:
         thread.run("u1").get(timeout=WAIT_S)
         assert compact(thread) == ["task_started", "error", "task_complete"]
         assert thread.run("u2").get(timeout=WAIT_S).text == "a"
+
+
+def test_what_was_rolled_back_is_not_counted_after_a_resume(tmp_path: Path) -> None:
+    model = ScriptedModel(big, keep_prompts=True)
+    config = Config(auto_compact_token_limit=500)
+    with ThreadManager(tmp_path, model=model) as manager:
+        thread = manager.start_thread(config).get().thread
+        for text in ("u1", "u2", "u3"):
+            thread.run(text).get(timeout=WAIT_S)
+        thread.submit(ThreadRollback(num_turns=2)).get(timeout=WAIT_S)
+        path = Path(thread.rollout_path or "")
+    with ThreadManager(tmp_path, model=model) as manager:
+        thread = manager.resume_thread_from_rollout(config, path).get().thread
+        thread.run("u4").get(timeout=WAIT_S)
+    assert dialogue(model.prompts[-1]) == ["u1", "a2", "u4"]
