@@ -100,12 +100,13 @@ class ToolContext:
         left_s = None
         if limit is not None and (ends := limit.when()) is not None:
             left_s = ends - loop.time()
-            limit.reschedule(None)
+            with suppress(RuntimeError):  # the call was left, and the tool has outlasted it
+                limit.reschedule(None)
         try:
             return await self.road.ask_approval(self.call_id, tuple(command), str(where), reason)
         finally:
             if limit is not None and left_s is not None:
-                with suppress(RuntimeError):  # the call has been left meanwhile
+                with suppress(RuntimeError):  # it was left meanwhile
                     limit.reschedule(loop.time() + left_s)
 
 

@@ -210,3 +210,20 @@ def test_request_that_nobody_saw_ends_with_its_turn() -> None:
 
     threads: list[CodexThread] = []
     asyncio.run(main())
+
+
+def test_tool_that_outlasts_its_turn_is_denied() -> None:
+    contexts: list[ToolContext] = []
+
+    @tool
+    async def leave_its_context(context: ToolContext) -> None:
+        contexts.append(context)
+
+    async def main() -> str:
+        call = FunctionCall(name="leave_its_context", arguments="{}", call_id="c0")
+        async with ThreadManager(model=ScriptedModel([[call], "done"])) as manager, asyncio.timeout(WAIT_S):
+            thread = (await manager.start_thread(Config(tools=(leave_its_context,)))).thread
+            await thread.run("go")
+            return await contexts[0].ask_approval(["rm x"])
+
+    assert asyncio.run(main()) == "denied"
