@@ -228,9 +228,12 @@ class ResponsesModel:
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """What has arrived, at least a byte; b"" at the end."""
+        content = response.content
         try:
+            if chunk := content.read_nowait():  # most often: a timeout for nothing costs more than the read
+                return chunk
             async with asyncio.timeout(self.info.stream_idle_timeout_s):
-                return await response.content.readany()
+                return await content.readany()
         except TimeoutError:
             raise StreamError("idle timeout waiting for SSE") from None
         except (aiohttp.ClientError, OSError):

@@ -16,7 +16,7 @@ from codex_actors.model.provider import Prompt
 from codex_actors.protocol.items import GhostSnapshot, Reasoning, ResponseItem, Verbatim
 
 _WITHOUT_ID = {"id"}
-_SHORT_ITEMS = 32
+_SHORT_ITEMS = 8
 
 
 class EncodedHistories:
@@ -107,8 +107,10 @@ def _item_json(item: ResponseItem, has_id: bool) -> bytes:
         return to_json(item.raw)
     if isinstance(item, GhostSnapshot):
         return b""
-    without: set[str] = set() if has_id else _WITHOUT_ID
+    without: set[str] | None = None
+    if not has_id and getattr(item, "id", None) is not None:  # to look for what to leave out costs as much as the rest
+        without = _WITHOUT_ID
     if isinstance(item, Reasoning) and any(part.type == "reasoning_text" for part in item.content or ()):
-        without = without | {"content"}  # raw thoughts are not sent back. Source: should_serialize_reasoning_content
+        without = {*(without or ()), "content"}  # raw thoughts are not sent back. Source: should_serialize_reasoning_content
     # The serializer itself: `model_dump_json` does the same for half as much again, and makes a str of it.
     return item.__pydantic_serializer__.to_json(item, exclude_none=True, exclude=without)
