@@ -37,7 +37,7 @@ def handle_op(actor: ThreadActor, submission: Submission) -> Any:
     """Take an op; its sender is told the submission id when it is accepted."""
     op, reply = submission.op, actor.reply_to
     if isinstance(op, UserInput | UserTurn):
-        if isinstance(op, UserTurn):
+        if isinstance(op, UserTurn) and (actor.turn is not None or _refusal(actor) is None):
             apply_settings(actor, op)
         accepted = Accepted.of(submission, actor.sender_context)
         accepted.ack = reply

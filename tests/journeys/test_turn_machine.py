@@ -529,7 +529,7 @@ class TurnMachine(RuleBasedStateMachine):
 
     def agrees(self) -> bool:
         turn = self.actor.turn
-        opened = [] if turn is None else [request.asked.call_id for request in turn.approvals.values()]
+        opened = [] if turn is None else [request.asked.call_id for request in (turn.approvals or {}).values()]
         return (
             (self.phase == "idle") == (turn is None)
             and self.desk.requests == self.requests
