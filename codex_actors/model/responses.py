@@ -129,10 +129,12 @@ class ResponsesModel:
             body = request_body(prompt, done, is_stored=self.info.is_azure, histories=connections.histories)
             response: aiohttp.ClientResponse | None = None
             access: Access | None = None
+            chunks: _Chunks | None = None
             try:
                 response, access = await self._ask(connections, "POST", "responses", headers, body)
+                chunks = _Chunks(response, self.info.stream_idle_timeout_s)
                 reader = EventReader()
-                while chunk := await self._read(response):
+                while chunk := await chunks.read():
                     for event in reader.read(chunk):
                         if type(event) is ItemDone:
                             done.append(event.item)
@@ -146,6 +148,8 @@ class ResponsesModel:
             except ModelError as error:
                 failed = error if access is None else _without_secrets(error, access)
             finally:
+                if chunks is not None:
+                    chunks.end()
                 if response is not None:
                     response.close()
             retries += 1
@@ -172,11 +176,12 @@ class ResponsesModel:
         if etag is not None:
             headers["if-none-match"] = etag
         response, access = await self._ask(self._connections(), "GET", "models", headers, None)
+        chunks = _Chunks(response, self.info.stream_idle_timeout_s)
         try:
             if response.status == 304:
                 return None
             body = b""
-            while chunk := await self._read(response):
+            while chunk := await chunks.read():
                 body += chunk
                 if len(body) > _MAX_BODY_BYTES:
                     raise UnexpectedStatus(response.status, f"a list of models of more than {_MAX_BODY_BYTES} bytes")
@@ -185,6 +190,7 @@ class ResponsesModel:
             text = access.without_secrets(body[:200].decode("utf-8", "replace"))
             raise UnexpectedStatus(response.status, f"no list of models: {text}") from None
         finally:
+            chunks.end()
             response.close()
 
     def _connections(self) -> _Connections:
@@ -226,19 +232,6 @@ class ResponsesModel:
                 failed = _without_secrets(RetryLimit(status, request_id(response.headers), asked_s), access)
             await asyncio.sleep(self._pause_s(retries, asked_s, failed))
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """What has arrived, at least a byte; b"" at the end."""
-        content = response.content
-        try:
-            if chunk := content.read_nowait():  # most often: a timeout for nothing costs more than the read
-                return chunk
-            async with asyncio.timeout(self.info.stream_idle_timeout_s):
-                return await content.readany()
-        except TimeoutError:
-            raise StreamError("idle timeout waiting for SSE") from None
-        except (aiohttp.ClientError, OSError):
-            raise StreamError("the connection broke in the middle of the answer") from None
-
     def _pause_s(self, retries: int, asked_s: float | None, failed: CodexError) -> float:
         """The pause before retry number `retries`; raises `failed` where the server asks for too long a one."""
         most_s = self.info.retry_max_s
@@ -247,6 +240,48 @@ class ResponsesModel:
                 raise failed
             return asked_s
         return min(most_s, self.info.retry_base_s * 2.0 ** (retries - 1) * self._rng.uniform(0.9, 1.1))
+
+
+class _Chunks:
+    """The body of an answer, as it comes; one timer for all of it: one for each read costs as much as the read."""
+
+    def __init__(self, response: aiohttp.ClientResponse, idle_s: float) -> None:
+        self._response, self._idle_s = response, idle_s
+        self._loop = asyncio.get_running_loop()
+        self._waits_since_s: float | None = None
+        self._is_idle = False
+        self._timer = self._loop.call_later(idle_s, self._look)
+
+    async def read(self) -> bytes:
+        """What has arrived, at least a byte; b"" at the end. `StreamError`: nothing came, or the connection broke."""
+        content = self._response.content
+        try:
+            if chunk := content.read_nowait():
+                return chunk
+            self._waits_since_s = self._loop.time()
+            chunk = await content.readany()
+        except (aiohttp.ClientError, OSError):
+            if not self._is_idle:
+                raise StreamError("the connection broke in the middle of the answer") from None
+            chunk = b""
+        finally:
+            self._waits_since_s = None
+        if self._is_idle:
+            raise StreamError("idle timeout waiting for SSE")
+        return chunk
+
+    def _look(self) -> None:
+        now_s = self._loop.time()
+        due_s = (now_s if self._waits_since_s is None else self._waits_since_s) + self._idle_s
+        if due_s > now_s:
+            self._timer = self._loop.call_at(due_s, self._look)
+        else:
+            self._is_idle = True
+            self._response.close()  # which ends the read
+
+    def end(self) -> None:
+        """Nothing is read any more."""
+        self._timer.cancel()
 
 
 class _Connections:

@@ -111,9 +111,7 @@ def _item_json(item: ResponseItem, has_id: bool) -> bytes:
     if not has_id and getattr(item, "id", None) is not None:  # to look for what to leave out costs as much as the rest
         without = _WITHOUT_ID
     if isinstance(item, Reasoning) and any(part.type == "reasoning_text" for part in item.content or ()):
-        without = {
-            *(without or ()),
-            "content",
-        }  # raw thoughts are not sent back. Source: should_serialize_reasoning_content
+        # Raw thoughts are not sent back. Source: should_serialize_reasoning_content.
+        without = {*(without or ()), "content"}
     # The serializer itself: `model_dump_json` does the same for half as much again, and makes a str of it.
     return item.__pydantic_serializer__.to_json(item, exclude_none=True, exclude=without)
