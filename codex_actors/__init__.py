@@ -23,6 +23,8 @@ from codex_actors.protocol.ops import (
     UserTurn,
 )
 from codex_actors.protocol.status import AgentStatus
+from codex_actors.rollout.listing import ThreadPage, ThreadQuery
+from codex_actors.rollout.summary import KeptThread
 from codex_actors.runtime.reply import Reply
 from codex_actors.runtime.streams import EventStream
 from codex_actors.tools.tool import ToolContext, tool
@@ -40,6 +42,7 @@ __all__ = [
     "ExecApproval",
     "Forked",
     "Interrupt",
+    "KeptThread",
     "ManagerConfig",
     "ModelProvider",
     "New",
@@ -53,6 +56,8 @@ __all__ = [
     "Shutdown",
     "ThreadId",
     "ThreadManager",
+    "ThreadPage",
+    "ThreadQuery",
     "ThreadRollback",
     "ToolContext",
     "TurnResult",

@@ -9,12 +9,13 @@ import asyncio
 import tempfile
 import threading
 import weakref
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from codex_actors.actors import loading, messages
+from codex_actors.actors import kept, loading, messages
 from codex_actors.actors.closing import CloseReport
 from codex_actors.actors.control import AgentControl, thread_id_of
 from codex_actors.actors.handle import CodexThread, NewThread
@@ -26,6 +27,8 @@ from codex_actors.model.provider import ModelProvider
 from codex_actors.model.scripted import ScriptedModel
 from codex_actors.protocol.history import Forked, InitialHistory, ModelPreset, New, Resumed, SessionSource, ThreadSource
 from codex_actors.protocol.ids import ThreadId
+from codex_actors.rollout.listing import ThreadPage, ThreadQuery
+from codex_actors.rollout.summary import KeptThread
 from codex_actors.rollout.truncation import truncate_before_nth_user_message
 from codex_actors.runtime.pump import DeadLetter
 from codex_actors.runtime.reply import Reply
@@ -264,6 +267,36 @@ class ThreadManager:
         spawn = partial(_spawn, self._services, control)
         return self._load(loading.fork(opened.shared, control, nth_user_message, config, source, spawn))
 
+    # --- what is kept ----------------------------------------------------------------------------------------------
+
+    def list_threads(self, query: ThreadQuery | None = None) -> Reply[ThreadPage]:
+        """A page of the threads that the home keeps, living or not: by default the 25 written last that are neither agents
+        nor archived. What other programs have written is in it after at most 5 s."""
+        if query is not None and not isinstance(query, ThreadQuery):
+            raise InvalidRequest(f"query: {type(query).__name__} is not a ThreadQuery")
+        shared = self._running()[0].shared
+        return self._load(kept.list_kept(shared, query or ThreadQuery()))
+
+    def find(self, which: str) -> Reply[KeptThread]:
+        """The kept thread with this id, name, or unique begin of its id. Fails with `ThreadNotFound`, and with
+        `InvalidRequest` where there are several."""
+        return self._load(kept.find_kept(self._running()[0].shared, which))
+
+    def archive(self, which: str) -> Reply[Path]:
+        """Take a thread, named as for `find`, off the list: its file goes to `<home>/archived_sessions/`. The new path.
+
+        Fails with `UnsupportedOperation` while it lives here, or is open in a Codex.
+        """
+        return self._load(kept.archive_kept(self._running()[0].shared, self.agent_control(), which))
+
+    def unarchive(self, which: str) -> Reply[Path]:
+        """Undo `archive`. The new path."""
+        return self._load(kept.unarchive_kept(self._running()[0].shared, self.agent_control(), which))
+
+    def set_name(self, which: str, name: str) -> Reply[None]:
+        """Name a thread, by which it is then found; the newest name of a thread counts."""
+        return self._load(kept.name_kept(self._running()[0].shared, self.agent_control(), which, name))
+
     # --- how -------------------------------------------------------------------------------------------------------
 
     def _running(self) -> tuple[Opened, SupervisorActor]:
@@ -284,10 +317,10 @@ class ThreadManager:
         control = self.agent_control()
         return _spawn(self._services, control, check_config(config), initial_history, auth_manager)
 
-    def _load(self, loading_thread: Any) -> Reply[NewThread]:
+    def _load(self, loads: Coroutine[Any, Any, R]) -> Reply[R]:
         opened, _ = self._running()
         config = opened.shared.config
-        return opened.shared.pump.run(loading_thread, config.load_timeout_s + config.ask_timeout_s)
+        return opened.shared.pump.run(loads, config.load_timeout_s + config.ask_timeout_s)
 
 
 def check_config(config: Any) -> Config:

@@ -14,7 +14,7 @@ from codex_actors.actors.control import AgentControl
 from codex_actors.actors.handle import CodexThread, NewThread
 from codex_actors.actors.shared import Shared
 from codex_actors.config import Config
-from codex_actors.errors import InvalidRequest, RolloutError, ThreadNotFound
+from codex_actors.errors import InvalidRequest, RolloutError, ThreadNotFound, UnsupportedOperation
 from codex_actors.protocol.history import Forked, InitialHistory, Resumed, RolloutItem, TurnContextItem
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.ops import APPROVAL_POLICIES, Summary
@@ -59,6 +59,8 @@ async def resume(
     Runs in: a task on the manager's loop.
     """
     key = thread_id_of_path(path) or path
+    if key in shared.moving:
+        raise UnsupportedOperation(f"thread {key} is just being archived or unarchived; try again behind that")
     loading = shared.loading.get(key)
     if loading is None:
         load = _resume(shared, control, path, spawn)

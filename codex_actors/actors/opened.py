@@ -86,6 +86,7 @@ class Opened:
         atexit.unregister(self._drain_at_exit)
         self.registry.listed.clear()
         retire(self._ref)
+        self.shared.close_index()
         if self._temporary_home is not None:
             try:
                 self._temporary_home.cleanup()

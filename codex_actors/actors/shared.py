@@ -18,6 +18,8 @@ from codex_actors.errors import RolloutError
 from codex_actors.model.opened import OpenedModel
 from codex_actors.model.provider import ModelProvider
 from codex_actors.protocol.history import TurnContextItem
+from codex_actors.protocol.ids import ThreadId
+from codex_actors.rollout.index import Index
 from codex_actors.rollout.writer import Append, RolloutWriter
 from codex_actors.runtime.clock import Clock
 from codex_actors.runtime.doorbell import Doorbell
@@ -60,6 +62,10 @@ class Shared:
         self.unwritten: dict[Path, str] = {}
         self.turns: set[asyncio.Task[None]] = set()
         self.loading: dict[Any, asyncio.Task[Any]] = {}
+        self.moving: set[ThreadId] = set()
+        self.index: Index | None = None
+        self.index_turn = asyncio.Semaphore(1)
+        self.touched: set[Path] = set()
         self._cwd: tuple[str, Path] | None = None
         self._turn_context: tuple[Config, str, dict[str, Any] | None, Path, TurnContextItem] | None = None
         self._rollouts = RolloutWriter(config.durability)
@@ -112,6 +118,8 @@ class Shared:
         try:
             while results:
                 path, number, kept, error = results.popleft()
+                if self.index is not None:
+                    self.touched.add(path)
                 if error is None:
                     self.unwritten.pop(path, None)
                 else:
@@ -128,6 +136,11 @@ class Shared:
         """
         if self.writer.is_at_rest:
             self._rollouts.close()
+
+    def close_index(self) -> None:
+        """Close the index, where it was ever asked."""
+        if self.index is not None:
+            self.index.close()
 
     def _blocked(self, stack: str, marks: dict[str, str]) -> None:
         """Runs in: the loop's OS thread, once it is free again."""

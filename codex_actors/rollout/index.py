@@ -11,16 +11,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from codex_actors.errors import RolloutError
-from codex_actors.rollout.index_sql import GET, MARK, PUT, SUMMARY, select
+from codex_actors.rollout.index_rows import GET, MARK, PUT, SUMMARY, row_of, select, thread_in
 from codex_actors.rollout.listing import (
     ARCHIVED,
     SESSIONS,
-    Found,
     ThreadPage,
     ThreadQuery,
     chosen,
@@ -29,10 +27,9 @@ from codex_actors.rollout.listing import (
     find_thread,
     holds,
     list_threads,
-    thread_of,
 )
 from codex_actors.rollout.names import names_path, read_names
-from codex_actors.rollout.summary import KeptThread, Stamp, Summary, name_parts, read_summary
+from codex_actors.rollout.summary import KeptThread, Stamp, name_parts
 
 if TYPE_CHECKING:
     import sqlite3
@@ -56,8 +53,8 @@ _ROUNDS = 3
 def _first_tables(db: sqlite3.Connection) -> None:
     db.execute(
         "CREATE TABLE files (path BLOB PRIMARY KEY, folder BLOB NOT NULL, thread_id TEXT NOT NULL, began TEXT NOT NULL,"
-        f" archived INTEGER NOT NULL, mtime_ns INTEGER, size INTEGER, inode INTEGER, is_thread INTEGER NOT NULL, {', '.join(SUMMARY)},"
-        " is_current INTEGER NOT NULL DEFAULT 0)"
+        " archived INTEGER NOT NULL, mtime_ns INTEGER, size INTEGER, inode INTEGER, is_thread INTEGER NOT NULL,"
+        f" {', '.join(SUMMARY)}, is_current INTEGER NOT NULL DEFAULT 0)"
     )
     db.execute("CREATE INDEX files_by_folder ON files (folder)")
     db.execute("CREATE INDEX files_by_thread ON files (thread_id)")
@@ -165,7 +162,7 @@ class Index:
             if not changed:
                 break
             self._store(db, [], changed, [])
-        page = [self._row(row) for row in rows[: query.limit]]
+        page = [thread_in(self._home, row) for row in rows[: query.limit]]
         threads = tuple(thread for _, thread in page)
         is_last = len(rows) <= query.limit
         return ThreadPage(threads, None if is_last else cursor_of(page[-1][0].key(query.sort_by)))
@@ -178,15 +175,10 @@ class Index:
         rows = db.execute(sql, (begin, begin + "\x7f", text)).fetchall()
         if self._changed(rows):
             return find_thread(self._home, which)
-        found = [self._row(row) for row in rows]
+        found = [thread_in(self._home, row) for row in rows]
         names = {thread.id: thread.name for _, thread in found if thread.name is not None}
         file = chosen(which, [file for file, _ in found], dict(names))
         return next(thread for other, thread in found if other is file)
-
-    def _row(self, row: tuple[Any, ...]) -> tuple[Found, KeptThread]:
-        path, thread_id, began, archived, mtime_ns, size, inode, *said, name = row
-        file = Found(self._home / os.fsdecode(path), thread_id, began, Stamp(mtime_ns, size, inode), bool(archived))
-        return file, thread_of(file, Summary(*said), name)
 
     def _changed(self, rows: list[tuple[Any, ...]]) -> list[bytes]:
         """The paths of those rows whose files are no longer what they were."""
@@ -232,17 +224,15 @@ class Index:
 
     def _look_into(self, db: sqlite3.Connection, folder: bytes) -> tuple[list[bytes], list[bytes]]:
         """The folders in a folder, and the files in it that the index has otherwise, or not, or for nothing."""
-        root = os.path.join(os.fsencode(self._home), folder)
-        folders, files = entries(Path(os.fsdecode(root)), folder.startswith(os.fsencode(ARCHIVED)))
+        folders, files = entries(os.path.join(self._home, os.fsdecode(folder)))
         sql = "SELECT path, mtime_ns, size, inode FROM files WHERE folder = ?"
-        rows = {path: stamp for path, *stamp in db.execute(sql, (folder,))}
+        rows = {path: tuple(stamp) for path, *stamp in db.execute(sql, (folder,))}
         differing: list[bytes] = []
-        for file in files:
-            path = os.path.join(folder, os.fsencode(file.path.name))
-            stamp = file.stamp
-            if rows.pop(path, None) != [stamp.mtime_ns, stamp.size, stamp.inode]:
+        for name, _, stamp in files:
+            path = os.path.join(folder, os.fsencode(name))
+            if rows.pop(path, None) != stamp.values:
                 differing.append(path)
-        return [os.path.join(folder, os.fsencode(each.name)) for each in folders], [*differing, *rows]
+        return [os.path.join(folder, os.fsencode(name)) for name in folders], [*differing, *rows]
 
     def _store(
         self,
@@ -252,7 +242,7 @@ class Index:
         gone: list[bytes],
     ) -> None:
         """Read the changed files, and keep what they say, in one transaction."""
-        rows = [(path, self._read(path)) for path in dict.fromkeys(changed)]
+        rows = [(path, row_of(self._home, path)) for path in dict.fromkeys(changed)]
         ids = {parts[1] for path in changed if (parts := name_parts(os.fsdecode(os.path.basename(path)))) is not None}
         with _transaction(db):
             for path, row in rows:
@@ -264,36 +254,9 @@ class Index:
             db.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", seen)
             db.executemany(MARK, [(thread_id,) for thread_id in ids])
 
-    def _read(self, path: bytes) -> tuple[Any, ...] | None:
-        full = self._home / os.fsdecode(path)
-        parts = name_parts(full.name)
-        if parts is None:
-            return None
-        try:
-            stamp, summary = read_summary(full)
-        except FileNotFoundError:
-            return None
-        except OSError:
-            try:
-                stamp, summary = Stamp.of(os.stat(full)), None
-            except OSError:
-                return None
-        said = (None,) * len(SUMMARY) if summary is None else astuple(summary)
-        is_archived = path.startswith(os.fsencode(ARCHIVED))
-        return (
-            path,
-            os.path.dirname(path),
-            parts[1],
-            parts[0],
-            is_archived,
-            *astuple(stamp),
-            summary is not None,
-            *said,
-        )
-
     def _refresh_names(self, db: sqlite3.Connection) -> None:
         try:
-            stamp = astuple(Stamp.of(os.stat(names_path(self._home))))
+            stamp = Stamp.of(os.stat(names_path(self._home))).values
         except OSError:
             stamp = (0, 0, 0)
         row = db.execute("SELECT mtime_ns, size, inode FROM seen WHERE what = 'names'").fetchone()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -190,34 +191,36 @@ def scan(codex_home: Path, *, archived: bool | None) -> Iterator[Found]:
     """
     for is_archived, root in ((False, SESSIONS), (True, ARCHIVED)):
         if archived is None or archived is is_archived:
-            folders = [codex_home / root]
+            folders = [os.path.join(codex_home, root)]
             while folders:
-                below, files = entries(folders.pop(), is_archived)
-                folders += below
-                yield from files
+                folder = folders.pop()
+                below, files = entries(folder)
+                folders += [os.path.join(folder, name) for name in below]
+                for name, (began, thread_id), stamp in files:
+                    yield Found(Path(folder, name), thread_id, began, stamp, is_archived)
 
 
-def entries(folder: Path, is_archived: bool) -> tuple[list[Path], list[Found]]:
-    """The folders in a folder, and the rollouts in it; nothing where it is none.
+Entry = tuple[str, tuple[str, str], Stamp]
+"""A rollout in a folder: its name, the parts of that (`summary.name_parts`), and what it is now."""
+
+
+def entries(folder: str) -> tuple[list[str], list[Entry]]:
+    """The names of the folders in a folder, and the rollouts in it; nothing where it is none.
 
     Raises:
         RolloutError: it cannot be read.
     """
-    folders: list[Path] = []
-    files: list[Found] = []
+    folders: list[str] = []
+    files: list[Entry] = []
     try:
         with os.scandir(folder) as found:
             for entry in found:
                 parts = name_parts(entry.name)
-                if parts is None:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(Path(entry.path))
-                    continue
-                try:
-                    stamp = Stamp.of(entry.stat())
-                except OSError:  # it was removed meanwhile
-                    continue
-                files.append(Found(Path(entry.path), parts[1], parts[0], stamp, is_archived))
+                if parts is not None:
+                    with suppress(OSError):  # it was removed meanwhile
+                        files.append((entry.name, parts, Stamp.of(entry.stat())))
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return [], []
     except OSError as error:

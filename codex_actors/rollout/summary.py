@@ -96,6 +96,11 @@ class Stamp:
     size: int
     inode: int
 
+    @property
+    def values(self) -> tuple[int, int, int]:
+        """Its three fields."""
+        return self.mtime_ns, self.size, self.inode
+
     @classmethod
     def of(cls, stat: os.stat_result) -> Stamp:
         """That of a file."""
@@ -138,14 +143,15 @@ def read_summary(path: Path) -> tuple[Stamp, Summary | None]:
     try:
         stamp = Stamp.of(os.fstat(fd))
         head = _Head()
-        for line in _lines_from_start(fd, stamp.size):
+        first = os.pread(fd, _BLOCK_BYTES, 0)
+        for line in _lines_from_start(fd, stamp.size, first):
             head.take(line)
             if head.is_whole:
                 break
         if head.meta is None:
             return stamp, None
         tail = _Tail()
-        for lines in _lines_from_end(fd, stamp.size):
+        for lines in _lines_from_end(fd, stamp.size, first):
             tail.take(lines)
             if tail.is_whole:
                 break
@@ -219,7 +225,7 @@ class _Tail:
         self.tokens: int | None = None
         self.status: str | None = None
         self._later: list[RolloutItem] = []
-        """Of the newest turn, as far as it has been read."""
+        """Of the newest turn, as far as its begin has not been found yet."""
 
     @property
     def is_whole(self) -> bool:
@@ -227,25 +233,22 @@ class _Tail:
 
     def take(self, lines: Sequence[bytes]) -> None:
         turn: list[RolloutItem] = []
-        begins = False
         for line in reversed(lines):
+            if self.is_whole:
+                return
             if self.status is not None and self.tokens is not None and b"turn_context" not in line:
                 continue
             value = _object(line)
-            payload = value.get("payload")
+            payload, kind = value.get("payload"), value.get("type")
             if not isinstance(payload, dict):
                 continue
-            kind = value.get("type")
             if kind == "turn_context" and self.model is None:
                 self.model = _text(payload.get("model"))
             elif kind == "event_msg" and payload.get("type") == "token_count" and self.tokens is None:
                 self.tokens = _tokens(payload)
-            if self.status is None and not begins and kind in ("event_msg", "response_item"):
-                begins = _add(turn, value, line)
-        if self.status is None:
-            self._later = turn[::-1] + self._later
-            if begins:
-                self.status = last_status(self._later).word
+            if self.status is None and kind in ("event_msg", "response_item") and _add(turn, value, line):
+                self.status = last_status([*reversed(turn), *self._later]).word
+        self._later = [*reversed(turn), *self._later]
 
     def end(self, *, is_all: bool) -> None:
         """Nothing more is read; `is_all` where nothing more is there."""
@@ -344,33 +347,34 @@ def _ms_of_name(text: str) -> int:
         return 0
 
 
-def _lines_from_start(fd: int, size: int) -> Iterator[bytes]:
+def _lines_from_start(fd: int, size: int, first: bytes) -> Iterator[bytes]:
     """The whole lines of the first `HEAD_BYTES`, and the last one of the file though it may be torn."""
-    rest, place = b"", 0
-    while place < min(size, HEAD_BYTES):
-        block = os.pread(fd, _BLOCK_BYTES, place)
-        if not block:
-            return
+    rest, place, block = b"", 0, first
+    while block:
         place += len(block)
         *lines, rest = (rest + block).split(b"\n")
         yield from lines
+        block = os.pread(fd, _BLOCK_BYTES, place) if place < min(size, HEAD_BYTES) else b""
     if place >= size:
         yield rest
 
 
-def _lines_from_end(fd: int, size: int) -> Iterator[list[bytes]]:
+def _lines_from_end(fd: int, size: int, first: bytes) -> Iterator[list[bytes]]:
     """The lines of the last `TAIL_BYTES`, in blocks: the last block first, each in order. A line that the first of these
     bytes cut is left out."""
+    if len(first) == size:
+        yield first.split(b"\n")
+        return
     rest, place = b"", size
     while place > max(0, size - TAIL_BYTES):
         begin = max(0, place - _BLOCK_BYTES)
-        block = os.pread(fd, place - begin, begin)
+        block = os.pread(fd, place - begin, begin) + rest
         place = begin
-        first, newline, others = (block + rest).partition(b"\n")
+        cut, newline, others = block.partition(b"\n")
         if begin == 0:
-            yield (block + rest).split(b"\n")
+            yield block.split(b"\n")
         elif newline:
             yield others.split(b"\n")
-            rest = first
+            rest = cut
         else:
-            rest = block + rest
+            rest = block

@@ -1,12 +1,15 @@
-"""What the index is told and asked, as text. Pure."""
+"""What the index keeps of a file, and how it is asked for it."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
-from codex_actors.rollout.listing import ThreadQuery, cursor_key
-from codex_actors.rollout.summary import Summary
+from codex_actors.rollout.listing import ARCHIVED, Found, ThreadQuery, cursor_key, thread_of
+from codex_actors.rollout.summary import KeptThread, Stamp, Summary, name_parts, read_summary
 
 SUMMARY = tuple(field.name for field in fields(Summary))
 """The columns that a file's content makes."""
@@ -56,3 +59,36 @@ def select(query: ThreadQuery) -> tuple[str, list[Any]]:
         want(f"({column}, f.thread_id) < (?, ?)", *cursor_key(query.cursor, query.sort_by))
     filters = "".join(f" AND {condition}" for condition in conditions)
     return f"{GET}{filters} ORDER BY {column} DESC, f.thread_id DESC LIMIT ?", [*values, query.limit + 1]
+
+
+def row_of(codex_home: Path, path: bytes) -> tuple[Any, ...] | None:
+    """What is kept of the file at `path`, relative to the home, in the order of `PUT`; None where there is none."""
+    full = Path(codex_home, os.fsdecode(path))
+    parts = name_parts(full.name)
+    if parts is None:
+        return None
+    try:
+        stamp, summary = read_summary(full)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        try:
+            stamp, summary = Stamp.of(os.stat(full)), None
+        except OSError:
+            return None
+    said = _NOTHING_SAID if summary is None else _said(summary)
+    is_archived = path.startswith(os.fsencode(ARCHIVED))
+    head = (path, os.path.dirname(path), parts[1], parts[0], is_archived)
+    return (*head, *stamp.values, summary is not None, *said)
+
+
+def thread_in(codex_home: Path, row: tuple[Any, ...]) -> tuple[Found, KeptThread]:
+    """What a row, in the order of `GET`, says."""
+    path, thread_id, began, archived, mtime_ns, size, inode, *said, name = row
+    stamp = Stamp(mtime_ns, size, inode)
+    file = Found(Path(codex_home, os.fsdecode(path)), thread_id, began, stamp, bool(archived))
+    return file, thread_of(file, Summary(*said), name)
+
+
+_said = attrgetter(*SUMMARY)
+_NOTHING_SAID = (None,) * len(SUMMARY)
