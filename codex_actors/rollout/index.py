@@ -39,7 +39,7 @@ T = TypeVar("T")
 _LOGGER = logging.getLogger("codex_actors")
 
 SWEEP_S = 5.0
-"""How old what an answer knows of the growth of files may be at most."""
+"""How often all files are looked at."""
 
 BUSY_S = 2.0
 """How long one process waits for another that writes the index, before it answers from the files alone."""
@@ -47,7 +47,11 @@ BUSY_S = 2.0
 _SETTLED_S = 2.0
 """A folder that changed so short ago may change again within the same tick of the disk's clock."""
 
+_UNSETTLED = -1
+"""Stands for the time of such a folder's change: it is looked into again."""
+
 _ROUNDS = 3
+"""How often a page is asked for anew when files have changed behind its rows."""
 
 
 def _first_tables(db: sqlite3.Connection) -> None:
@@ -77,10 +81,12 @@ class Index:
     Args:
         writes: Whether the index may be kept in the home, as `codex_actors/index.sqlite`. Where it may not, or cannot, it
             is kept in memory.
+        sweep_s: How old what an answer knows of the growth of files may be at most. New files are always in it.
     """
 
-    def __init__(self, codex_home: Path, *, writes: bool) -> None:
+    def __init__(self, codex_home: Path, *, writes: bool, sweep_s: float = SWEEP_S) -> None:
         self._home = codex_home
+        self._sweep_s = sweep_s
         self._path = codex_home / "codex_actors" / "index.sqlite" if writes else None
         self._db: sqlite3.Connection | None = None
         self._inode: int | None = None
@@ -200,7 +206,7 @@ class Index:
         """Learn what has changed in the home since the last answer."""
         self._refresh_names(db)
         begun_s = time.monotonic()
-        sweeps = begun_s - self._swept_s >= SWEEP_S
+        sweeps = begun_s - self._swept_s >= self._sweep_s
         known: dict[bytes, int] = dict(db.execute("SELECT path, mtime_ns FROM folders"))
         waiting = [os.fsencode(root) for root in (SESSIONS, ARCHIVED)]
         waiting += [path for path in known if path not in waiting]
@@ -209,7 +215,7 @@ class Index:
         while waiting:
             folder = waiting.pop()
             mtime_ns = _settled_mtime_ns(os.path.join(os.fsencode(self._home), folder))
-            if mtime_ns is not None and known.get(folder) == mtime_ns and not sweeps:
+            if mtime_ns not in (None, _UNSETTLED) and known.get(folder) == mtime_ns and not sweeps:
                 continue
             looked.append((folder, mtime_ns))
             below, differing = self._look_into(db, folder)
@@ -354,7 +360,7 @@ def _inode(path: Path) -> int | None:
 
 
 def _settled_mtime_ns(folder: bytes) -> int | None:
-    """When a folder changed; -1 where that was just now, None where it is none.
+    """When a folder changed; `_UNSETTLED` where that was just now, None where it is none.
 
     Raises:
         RolloutError: it cannot be looked at.
@@ -365,4 +371,4 @@ def _settled_mtime_ns(folder: bytes) -> int | None:
         return None
     except OSError as error:
         raise RolloutError(os.fsdecode(folder), f"cannot look for rollouts ({error.strerror})") from error
-    return mtime_ns if time.time_ns() - mtime_ns > _SETTLED_S * 1e9 else -1
+    return mtime_ns if time.time_ns() - mtime_ns > _SETTLED_S * 1e9 else _UNSETTLED
