@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from codex_actors.cli import app
 
-COMMANDS = ["fork", "ls", "models", "resume", "run"]
+COMMANDS = ["archive", "fork", "ls", "models", "name", "resume", "run", "show", "tree", "unarchive"]
 
 
 def help_of(*command: str) -> str:

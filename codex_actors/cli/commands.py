@@ -10,13 +10,9 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from codex_actors import (
     CodexError,
@@ -24,28 +20,24 @@ from codex_actors import (
     NewThread,
     Reply,
     ScriptedModel,
-    ThreadId,
     ThreadManager,
     TurnResult,
     __version__,
 )
 from codex_actors.cli.choice import can_ask, config_of, model_of
 from codex_actors.cli.drive import INTERRUPTED, Interrupts, drive, run_in_foreground
-from codex_actors.cli.listing import Kept, kept_threads
 from codex_actors.cli.notes import harmless, notes_for_stderr
 from codex_actors.cli.options import (
-    HomeOption,
     LinesOption,
     ModelOptions,
     Options,
     Refused,
-    default_home,
     taking,
 )
 from codex_actors.cli.screens import LinesScreen, Screen, TextScreen
-from codex_actors.errors import ThreadNotFound
+from codex_actors.cli.tables import show_table
+from codex_actors.cli.where import path_to_go_on
 from codex_actors.protocol.events import AgentMessage, Event, UserMessage
-from codex_actors.rollout.reader import rollout_path_of
 
 STATUS = {"completed": 0, "errored": 1, "interrupted": INTERRUPTED}
 
@@ -67,7 +59,9 @@ FurtherPrompt = Annotated[
     str | None,
     typer.Argument(metavar="[PROMPT]", help="What to ask; - reads it from standard input.", show_default=False),
 ]
-Thread = Annotated[str, typer.Argument(metavar="ID|PATH", help="A thread of the home, or a rollout file.")]
+Thread = Annotated[
+    str, typer.Argument(metavar="THREAD|PATH", help="An id, the begin of one, a name, or a rollout file.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -113,7 +107,7 @@ def resume(options: Options, thread: Thread, prompt: FurtherPrompt = None) -> No
     """
 
     def begin(manager: ThreadManager, config: Config) -> Reply[NewThread]:
-        return manager.resume_thread_from_rollout(config, _path_of(options.home_dir, thread))
+        return manager.resume_thread_from_rollout(config, path_to_go_on(options.home_dir, thread))
 
     leave_with(lambda: _turn(options, begin, prompt))
 
@@ -139,27 +133,9 @@ def fork(
     """
 
     def begin(manager: ThreadManager, config: Config) -> Reply[NewThread]:
-        return manager.fork_thread(before, config, _path_of(options.home_dir, thread))
+        return manager.fork_thread(before, config, path_to_go_on(options.home_dir, thread))
 
     leave_with(lambda: _turn(options, begin, prompt, is_new=True))
-
-
-@app.command()
-def ls(
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many.")] = 20,
-    agents: Annotated[bool, typer.Option("--agents", help="Also those that threads have spawned.")] = False,
-    as_json: LinesOption = False,
-    home: HomeOption = None,
-) -> None:
-    """List the threads of the home, newest first.
-
-    Of each: its id, its last change, its folder and its first words.
-
-    \b
-    Example:
-      codex-actors ls --limit 5
-    """
-    leave_with(lambda: _list((home or default_home()).expanduser().absolute(), limit, agents, as_json))
 
 
 @app.command()
@@ -270,50 +246,7 @@ def _turn(options: Options, begin: Begin, prompt: str | None, *, is_new: bool = 
     return run_in_foreground(lambda: job.do(ThreadManager(options.home_dir, model=model), config, screen))
 
 
-def _path_of(home: Path, thread: str) -> Path:
-    try:
-        thread_id = ThreadId(thread)
-    except ValueError:
-        return Path(thread).expanduser()
-    path = rollout_path_of(home, thread_id)
-    if path is None:
-        raise ThreadNotFound(thread_id)
-    return path
-
-
 # --- lists -------------------------------------------------------------------------------------------------------------
-
-
-def _list(home: Path, limit: int, agents: bool, as_json: bool) -> int:
-    threads = list(islice(kept_threads(home, with_agents=agents), limit))
-    if as_json:
-        for thread in threads:
-            typer.echo(json.dumps(thread.to_wire()))
-    elif threads:
-        _show_table([_cells(thread) for thread in threads])
-    else:
-        sys.stderr.write(f"codex-actors: no threads are kept in {home}\n")
-    return 0
-
-
-def _cells(thread: Kept) -> tuple[str, ...]:
-    return thread.id, f"{thread.updated.astimezone():%Y-%m-%d %H:%M}", thread.cwd, thread.preview
-
-
-def _show_table(rows: list[tuple[str, ...]]) -> None:
-    """Columns on a terminal, cut to its width; elsewhere whole lines, with tabs."""
-    if not sys.stdout.isatty():
-        for row in rows:
-            typer.echo("\t".join(row))
-        return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for number in range(len(rows[0])):
-        table.add_column(no_wrap=number < 2, overflow="ellipsis", ratio=None if number < 2 else 1)
-    for column in table.columns[2:]:
-        column.no_wrap = True
-    for row in rows:
-        table.add_row(*map(harmless, row))
-    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 async def _models(options: ModelOptions, as_json: bool) -> int:
@@ -323,7 +256,7 @@ async def _models(options: ModelOptions, as_json: bool) -> int:
         for preset in presets:
             typer.echo(json.dumps(preset.model_dump(mode="json")))
     else:
-        _show_table(
+        show_table(
             [("*" if each.is_default else " ", each.model, each.display_name, each.description) for each in presets]
         )
     return 0

@@ -109,8 +109,9 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a file says of its thread. `created_ms` counts from 1970."""
+    """What a file says of its thread. `created_ms` counts from 1970; `meta_id` is the id that its meta has."""
 
+    meta_id: str
     created_ms: int
     cwd: str
     source: str
@@ -169,6 +170,7 @@ def _summary(head: _Head, tail: _Tail, path: Path) -> Summary:
         source = next(iter(source), "unknown")
     named = name_parts(path.name)
     return Summary(
+        meta_id=str(meta.get("id", "")),
         created_ms=_ms(meta.get("timestamp")) or _ms(head.timestamp) or _ms_of_name(named[0] if named else ""),
         cwd=_text(meta.get("cwd")) or "",
         source=source if isinstance(source, str) and source else "unknown",

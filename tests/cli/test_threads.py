@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from codex_actors.cli.listing import kept_threads
+from codex_actors import ThreadQuery
+from codex_actors.rollout.listing import all_threads
 
 
 def started(command: Any, prompt: str, *options: str) -> str:
@@ -91,7 +92,7 @@ def test_empty_home_is_said_on_stderr(command: Any, home: Path) -> None:
 
 def test_files_that_are_none_are_left_out(command: Any, home: Path) -> None:
     thread_id = started(command, "Hello.")
-    (kept,) = kept_threads(home)
+    (kept,) = all_threads(home, ThreadQuery())
     for number, head in enumerate(
         (b"", b"{\n", b"[]\n", b'{"type": "session_meta", "payload": {"id": 1}}\n', b"\xff\n")
     ):
@@ -99,12 +100,12 @@ def test_files_that_are_none_are_left_out(command: Any, home: Path) -> None:
         assert name != kept.path.name or kept.id[-1] == str(number)
         if name != kept.path.name:
             kept.path.with_name(name).write_bytes(head)
-    assert [thread.id for thread in kept_threads(home)] == [thread_id]
+    assert [thread.id for thread in all_threads(home, ThreadQuery())] == [thread_id]
 
 
 def test_agents_are_listed_when_asked_for(command: Any, home: Path) -> None:
     thread_id = started(command, "Hello.")
-    (kept,) = kept_threads(home)
+    (kept,) = all_threads(home, ThreadQuery())
     agent_id = "019ac5a1-6a5e-7d02-8f4e-6d1a3f0c2b11"
     first, _, rest = kept.path.read_text().partition("\n")
     meta = json.loads(first)
@@ -134,6 +135,6 @@ def test_rollouts_of_codex_are_listed(shared_dir: Path, home: Path) -> None:
     for number, path in enumerate(found):
         name = f"rollout-2025-11-25T00-00-00-019ac5a1-6a5e-7d02-8f4e-{number:012}.jsonl"
         shutil.copy2(path, home / "sessions" / name)
-    threads = list(kept_threads(home, with_agents=True))
+    threads = list(all_threads(home))
     assert len(threads) == len(found)
     assert [thread.path for thread in threads if not (thread.id and thread.cwd and thread.preview)] == []
