@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ from codex_actors.rollout.names import append_name
 from codex_actors.runtime.clock import Clock
 
 __all__ = ["app"]
+
+WIDE = 100
+"""From how many columns on a terminal has room for the status in a list."""
 
 WORDS = 60
 """How many characters of what a thread is about stand in a tree."""
@@ -64,7 +68,7 @@ def ls(
     def work() -> int:
         order: Any = sort_by
         folder = None if cwd is None else str(cwd.expanduser().absolute())
-        query = ThreadQuery(sort_by=order, search=search, cwd=folder, archived=archived, with_agents=agents, sources=())
+        query = ThreadQuery(sort_by=order, search=search, cwd=folder, archived=archived, with_agents=agents)
         return _list(home_dir(home), islice(all_threads(home_dir(home), query), limit), as_json)
 
     leave_with(work)
@@ -164,17 +168,17 @@ def _list(home: Path, threads: Iterable[KeptThread], as_json: bool) -> int:
         for thread in found:
             typer.echo(json.dumps(thread.to_wire()))
     elif found:
-        is_terminal = sys.stdout.isatty()
-        show_table([_cells(thread, is_terminal) for thread in found], kept_whole=4 if is_terminal else 2)
+        is_wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= WIDE
+        show_table([_cells(thread, is_wide) for thread in found], kept_whole=3 if is_wide else 2)
     else:
         sys.stderr.write(f"codex-actors: no threads are kept in {harmless(str(home))}\n")
     return 0
 
 
-def _cells(thread: KeptThread, is_terminal: bool) -> tuple[str, ...]:
+def _cells(thread: KeptThread, is_wide: bool) -> tuple[str, ...]:
     changed = f"{thread.updated.astimezone():%Y-%m-%d %H:%M}"
-    middle = (thread.status, tokens_of(thread)) if is_terminal else ()
-    return thread.id, changed, *middle, thread.cwd, thread.name or thread.preview
+    status = (thread.status,) if is_wide else ()
+    return thread.id, changed, *status, thread.cwd, thread.name or thread.preview
 
 
 def tokens_of(thread: KeptThread) -> str:

@@ -25,7 +25,9 @@ def show_table(rows: Sequence[Sequence[str]], *, kept_whole: int = 2) -> None:
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for number in range(len(rows[0])):
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=None if number < kept_whole else 1)
+        is_whole = number < kept_whole
+        width = max(len(harmless(row[number])) for row in rows) if is_whole else None
+        table.add_column(no_wrap=True, overflow="ellipsis", min_width=width, ratio=None if is_whole else 1)
     for row in rows:
         table.add_row(*map(harmless, row))
     console().print(table)

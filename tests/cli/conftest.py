@@ -13,10 +13,21 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+CAPTURED = ROOT.parent / "shared" / "codex" / "rollouts"
 LIMIT_S = 60
 
 Command: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 Terminal: TypeAlias = Callable[..., Any]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "captured" in metafunc.fixturenames:
+        missing = pytest.param(None, marks=pytest.mark.skip(reason=f"no captured rollouts in {CAPTURED}"))
+        metafunc.parametrize(
+            "captured",
+            sorted(CAPTURED.glob("*/*.jsonl")) or [missing],
+            ids=lambda path: path and f"{path.parent.name}/{path.stem}",
+        )
 
 
 @pytest.fixture
