@@ -54,10 +54,7 @@ def kept_thread(home: Path, thread: str) -> KeptThread:
         raise RolloutError(path, "the rollout has no meta near its beginning")
     began, thread_id = name_parts(path.name) or ("", summary.meta_id)
     file = Found(path, thread_id, began, stamp, is_archived=path.parent.name == ARCHIVED)
-    try:
-        return thread_of(file, summary, read_names(home).get(thread_id))
-    except ValueError as error:
-        raise RolloutError(path, f"the id in its meta, {thread_id!r}, is none") from error
+    return thread_of(file, summary, read_names(home).get(thread_id))
 
 
 def _is_path(text: str) -> bool:

@@ -86,6 +86,7 @@ class Index:
 
     def __init__(self, codex_home: Path, *, writes: bool, sweep_s: float = SWEEP_S) -> None:
         self._home = codex_home
+        self._root = os.fsencode(codex_home)
         self._sweep_s = sweep_s
         self._path = codex_home / "codex_actors" / "index.sqlite" if writes else None
         self._db: sqlite3.Connection | None = None
@@ -188,11 +189,10 @@ class Index:
 
     def _changed(self, rows: list[tuple[Any, ...]]) -> list[bytes]:
         """The paths of those rows whose files are no longer what they were."""
-        home = os.fsencode(self._home)
         changed: list[bytes] = []
         for row in rows:
             try:
-                stat = os.stat(os.path.join(home, row[0]))
+                stat = os.stat(os.path.join(self._root, row[0]))
             except OSError:
                 changed.append(row[0])
                 continue
@@ -214,7 +214,7 @@ class Index:
         changed: list[bytes] = [self._relative(path) for path in touched]
         while waiting:
             folder = waiting.pop()
-            mtime_ns = _settled_mtime_ns(os.path.join(os.fsencode(self._home), folder))
+            mtime_ns = _settled_mtime_ns(os.path.join(self._root, folder))
             if mtime_ns not in (None, _UNSETTLED) and known.get(folder) == mtime_ns and not sweeps:
                 continue
             looked.append((folder, mtime_ns))

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from codex_actors.errors import InvalidRequest, RolloutError, ThreadNotFound
-from codex_actors.protocol.ids import ThreadId
 from codex_actors.rollout.names import read_names
 from codex_actors.rollout.summary import KeptThread, Stamp, Summary, name_parts, read_summary
 
@@ -256,7 +255,7 @@ def summary_or_none(file: Found) -> Summary | None:
 def thread_of(file: Found, summary: Summary, name: str | None) -> KeptThread:
     """A row of a list."""
     return KeptThread(
-        id=ThreadId(file.thread_id),
+        id=file.thread_id,
         path=file.path,
         created=datetime.fromtimestamp(summary.created_ms / 1000, UTC),
         updated=datetime.fromtimestamp(file.stamp.mtime_ns / 1e9, UTC),
