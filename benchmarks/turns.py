@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,7 +30,7 @@ import _clients
 import _lib
 import aiohttp
 from _clients import MODEL
-from _lib import ROOT, Extras, Figure, Group, NotHereError, Settings, check, percentile
+from _lib import ROOT, Extras, Figure, Group, NotHereError, NothingMeasuredError, Settings, check, percentile
 from _measures import (
     DELTAS,
     EACH,
@@ -136,6 +138,18 @@ def row_waiting(settings: Settings) -> Mapping[str, float]:
 # --- Codex -----------------------------------------------------------------------------------------------------------
 
 
+def _run_whole(command: list[str], timeout_s: float) -> None:
+    """Run a command that starts others; none of them outlives it."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            check(process.wait(timeout_s) == 0, f"{command[1]} ended with {process.returncode}")
+        except subprocess.TimeoutExpired:
+            raise NothingMeasuredError(f"{command[1]} was not done within {timeout_s:g} s") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def row_codex(number: int, settings: Settings) -> Mapping[str, float]:
     """A real Codex behind its app-server, by the script beside the mock; the bare call behind it, for the ratio."""
     codex, script = settings.options.codex[number], settings.options.mock.parent / "codex_bench.py"
@@ -150,13 +164,13 @@ def row_codex(number: int, settings: Settings) -> Mapping[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "figures.json")
         command = [sys.executable, str(script), "--codex", str(codex), "--out", str(out)]
-        command += ["--only", "turns,deltas,interrupt", "--reps", "2" if settings.quick else "4"]
-        subprocess.run(command, stdout=subprocess.DEVNULL, timeout=_lib.ROW_TIMEOUT_S - 60, check=True)
+        command += ["--only", "turns,deltas,interrupt", "--reps", "2" if settings.quick else "3"]
+        _run_whole(command, _lib.ROW_TIMEOUT_S - 60)
         found = json.loads(out.read_text(encoding="utf-8"))
     bare_ms = on_loop(settings, bare, fast=True)["bare_turn"]
     failed = [found[name]["error"] for name in ("turns", "deltas", "interrupt") if "error" in found[name]]
     check(not failed, f"{codex.name}: {failed}")
-    turns, deltas, prefix = found["turns"], found["deltas"], f"codex_{number}"
+    turns, deltas, prefix = found["turns"], found["deltas"], f"codex_{number + 1}"
     check(deltas["delta_notifications"] == DELTAS, f"{deltas['delta_notifications']:,} of {DELTAS:,} deltas came")
     many = turns["100_threads_x5"]
     return {
@@ -178,9 +192,9 @@ SDK_NOTE = (
     "to turn in memory."
 )
 CODEX_NOTE = (
-    "Codex behind its app-server, driven over JSON-RPC; its CPU is that of its process. It does more in a turn than this "
-    "runtime: a request of some 50 KB with the whole tool set and instructions, SQLite state and logs beside the rollout "
-    "(newer versions), a look at git, the sandbox, hooks and telemetry's bookkeeping. Shell snapshots are off."
+    "Codex behind its app-server; the figures hold JSON-RPC over its pipes and the asyncio client there, CPU is that of its "
+    "process alone. It does more than this runtime: its own tools and instructions go with each request, and newer versions "
+    "write SQLite databases of state, history and logs beside the rollout, some 0.3 MB a turn. Its shell snapshots are off."
 )
 
 
@@ -250,7 +264,7 @@ GROUPS = (
 def codex_group(number: int, codex: Path) -> Group:
     """The row of one `--codex`."""
     done = subprocess.run([codex, "--version"], capture_output=True, text=True, timeout=30, check=True)
-    prefix, what = f"codex_{number}", f"Codex {done.stdout.split()[-1]}"
+    prefix, what = f"codex_{number + 1}", f"Codex {done.stdout.split()[-1]}"
     figures = (
         Figure(f"{prefix}_ratio", f"one turn of {what}, to the bare call", "x bare"),
         Figure(f"{prefix}_turn_min", "  shortest", "ms"),
