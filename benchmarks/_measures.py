@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -55,18 +56,23 @@ async def one_by_one(begins: tuple[Begin, Begin], names: Names, settings: Settin
     return figures
 
 
-async def spent_by(work: Callable[[], Awaitable[Any]]) -> tuple[float, float]:
-    """Seconds, and CPU seconds of this process."""
+Work = Callable[[], Awaitable[Any]]
+
+
+async def spent_by(prepare: Callable[[], Awaitable[Work]]) -> tuple[float, float]:
+    """Seconds, and CPU seconds of this process, of the work that `prepare` makes ready."""
+    work = await prepare()
+    gc.collect()  # garbage of the work before
     cpu_s, begun = time.process_time(), time.perf_counter()
     await work()
     return time.perf_counter() - begun, time.process_time() - cpu_s
 
 
 async def in_turns(
-    works: tuple[Callable[[], Awaitable[Any]], ...], rounds: int
+    prepares: tuple[Callable[[], Awaitable[Work]], ...], rounds: int
 ) -> tuple[float, list[tuple[float, float]]]:
     """Both `rounds` times, in turns: the median of their ratios, and the seconds and CPU seconds of each's median."""
-    samples = [[await spent_by(work) for work in works] for _ in range(rounds)]
+    samples = [[await spent_by(prepare) for prepare in prepares] for _ in range(rounds)]
     ratio = median(first[0] / second[0] for first, second in samples)
     spent = [(median(s for s, _ in one), median(cpu_s for _, cpu_s in one)) for one in zip(*samples, strict=True)]
     return ratio, spent
@@ -75,22 +81,17 @@ async def in_turns(
 async def at_once(begins: tuple[Begin, Begin], names: Names, settings: Settings) -> dict[str, float]:
     """`THREADS` conversations at once, `EACH` turns of each, behind one that is not timed."""
 
-    async def warm(begin: Begin) -> list[Turn]:
-        turns = [await begin() for _ in range(THREADS)]
-        await asyncio.gather(*(turn() for turn in turns))
-        return turns
-
     async def several(turn: Turn) -> None:
         for _ in range(EACH):
             await turn()
 
-    rounds = 1 if settings.quick else 3
-    made = [[await warm(begin) for _ in range(rounds)] for begin in begins]
+    async def warm(begin: Begin) -> Work:
+        turns = [await begin() for _ in range(THREADS)]
+        await asyncio.gather(*(turn() for turn in turns))
+        return lambda: asyncio.gather(*map(several, turns))
 
-    async def all_of(mine: list[list[Turn]]) -> None:
-        await asyncio.gather(*map(several, mine.pop()))
-
-    ratio, spent = await in_turns(tuple(partial(all_of, mine) for mine in made), rounds)
+    works = tuple(partial(warm, begin) for begin in begins)
+    ratio, spent = await in_turns(works, 1 if settings.quick else 5)
     figures = {f"{names[0]}_rate_ratio": ratio}
     for name, (seconds, cpu_s) in zip(names, spent, strict=True):
         figures |= {f"{name}_rate": THREADS * EACH / seconds, f"{name}_cpu": cpu_s / THREADS / EACH * 1e3}
@@ -101,11 +102,16 @@ async def flood(begins: tuple[Begin, Begin], names: Names, settings: Settings) -
     """`DELTAS` deltas in one turn, to one reader; each of them is counted."""
     await (await begins[0]())()  # the server renders the answer once
 
-    async def one(begin: Begin) -> None:
-        deltas = await (await begin())()
-        check(deltas == DELTAS, f"{deltas:,} of {DELTAS:,} deltas came")
+    async def ready(begin: Begin) -> Work:
+        turn = await begin()
 
-    works = tuple(partial(one, begin) for begin in begins)
+        async def counted() -> None:
+            deltas = await turn()
+            check(deltas == DELTAS, f"{deltas:,} of {DELTAS:,} deltas came")
+
+        return counted
+
+    works = tuple(partial(ready, begin) for begin in begins)
     ratio, spent = await in_turns(works, 1 if settings.quick else 5)
     figures = {f"{names[0]}_flood_ratio": ratio}
     for name, (seconds, cpu_s) in zip(names, spent, strict=True):
