@@ -6,6 +6,7 @@ Source: `codex-rs/protocol/src/protocol.rs`: `RolloutItem`, `SessionMeta`, `Turn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Tag, TypeAdapter
 
-from codex_actors.protocol.events import EventMsg
+from codex_actors.protocol.events import EventMsg, TokenUsageInfo
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import RESPONSE_ITEMS, InputItem, ResponseItem, Verbatim, tagged
+from codex_actors.protocol.status import AgentStatus
 from codex_actors.protocol.wire import LAZY, Wire
 
 
@@ -57,6 +59,7 @@ class SessionMeta(Wire):
     """The first line of a rollout. Both Codex versions need id, timestamp, cwd, originator and cli_version.
 
     `source` is a string that every Codex lists; the lineage of an agent stands in `parent_thread_id`, `depth`, `agent_*`.
+    `forked_from_lines` (ours) is how many lines of its parent a fork begins with.
     """
 
     id: ThreadId
@@ -68,6 +71,7 @@ class SessionMeta(Wire):
     source: Any = "vscode"
     model_provider: str | None = None
     forked_from_id: ThreadId | None = None
+    forked_from_lines: int | None = None
     parent_thread_id: ThreadId | None = None
     depth: int | None = None
     agent_path: str | None = None
@@ -169,6 +173,43 @@ ROLLOUT_ITEM: TypeAdapter[RolloutItem] = TypeAdapter(RolloutItem, config=LAZY)
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """A file, or its first `end` bytes, that holds a part of a thread's lines."""
+
+    path: Path
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What of a rollout still counts: what a thread that goes on with it needs, and no more.
+
+    Attributes:
+        meta: The file's own meta, or None.
+        history: What the model must see; a call may lack its output.
+        usage: The newest that was recorded, or None.
+        status: How the newest turn ended.
+        context: The settings of the newest turn, or None.
+        pending: The inputs that were accepted and never became an item.
+        summaries: The texts of its compactions: no user said them.
+        events: The events since the newest compaction, at most the last 8 MiB of them; None where there is no line at all.
+        segments: Where the lines stand, in order; empty where they are in no file.
+        next_ordinal: That of the next line of a paginated file; None for any other.
+    """
+
+    meta: SessionMeta | None
+    history: tuple[ResponseItem, ...]
+    usage: TokenUsageInfo | None
+    status: AgentStatus
+    context: TurnContextItem | None
+    pending: tuple[InputAccepted, ...]
+    summaries: frozenset[str]
+    events: Sequence[EventMsg] | None
+    segments: tuple[Segment, ...] = ()
+    next_ordinal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class New:
     """A thread begins with nothing."""
 
@@ -179,11 +220,15 @@ class New:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A thread goes on under its own id and in its own file."""
+    """A thread goes on under its own id and in its own file.
+
+    `state` is what `history` comes to; where it is given, `history` may be empty.
+    """
 
     conversation_id: ThreadId
     history: tuple[RolloutItem, ...]
     rollout_path: Path | None
+    state: Replayed | None = None
 
     def get_rollout_items(self) -> tuple[RolloutItem, ...]:
         """The recorded lines, in order."""
@@ -192,9 +237,16 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """A thread begins, under a fresh id, with what another one had recorded."""
+    """A thread begins, under a fresh id, with what another one had recorded.
+
+    `raw` are its lines as they are to stand in the file, and `state` is what they come to; `items` is empty then.
+    `parent_lines` is how many of its parent's lines these were; None where that is not known.
+    """
 
     items: tuple[RolloutItem, ...]
+    raw: tuple[bytes, ...] = ()
+    state: Replayed | None = None
+    parent_lines: int | None = None
 
     def get_rollout_items(self) -> tuple[RolloutItem, ...]:
         """The copied lines, in order."""

@@ -228,6 +228,14 @@ ResponseItem: TypeAlias = Annotated[
 RESPONSE_ITEMS: tuple[type, ...] = tuple({get_args(variant)[0] for variant in get_args(get_args(ResponseItem)[0])})
 """The classes of `ResponseItem`, for `isinstance`."""
 
+ITEM_KINDS: dict[str, Any] = {
+    tag: kind
+    for kind in RESPONSE_ITEMS
+    if kind is not Verbatim and issubclass(kind, Wire)
+    for tag in get_args(kind.model_fields["type"].annotation)
+}
+"""The classes of `ResponseItem`, by wire tag."""
+
 RESPONSE_ITEM: TypeAdapter[ResponseItem] = TypeAdapter(ResponseItem, config=LAZY)
 """Parses one item from JSON or a dict."""
 

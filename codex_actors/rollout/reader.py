@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ _LINES: dict[str, type[Any]] = {
 """The members of `RolloutItem`, by wire tag. Twice as fast as `ROLLOUT_ITEM.validate_json`, which turns every nested
 union into Python objects once more to look at its tag."""
 
-_FILE_NAME = re.compile(
-    r"rollout-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\.jsonl"
-)
+_UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+
+_FILE_NAME = re.compile(rf"rollout-\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\d-({_UUID})(?:_{_UUID})?\.jsonl")
+"""The second id is that of a segment: what a revert of Codex 0.169 begins."""
 
 _NAMED_LINES = 20
 """How many line numbers a warning lists before it only counts."""
@@ -71,7 +72,7 @@ def get_rollout_history(path: Path | str) -> InitialHistory:
     if not items and not _is_text(data):
         raise RolloutError(path, "not a rollout file (its bytes are not UTF-8 text)")
     if skipped:
-        _warn_of_skipped_lines(path, skipped)
+        warn_of_skipped_lines(path, skipped)
     meta = session_meta(items)
     if meta is None:
         raise RolloutError(path, "failed to parse thread ID from rollout file")
@@ -84,22 +85,36 @@ def items_of(bodies: Iterable[bytes]) -> list[RolloutItem]:
 
 
 def rollout_path_of(codex_home: Path | str, thread_id: ThreadId | str) -> Path | None:
-    """The newest rollout under `<codex_home>/sessions` whose name ends in `thread_id`, or None.
+    """The newest rollout of `thread_id` under `<codex_home>/sessions`, by its name, or None.
 
     Raises:
         RolloutError: a folder there cannot be read.
     """
     try:
-        suffix = f"-{ThreadId(thread_id)}.jsonl"
+        thread_id = ThreadId(thread_id)
     except ValueError:
         return None
-    for year in _newest_first(Path(codex_home) / "sessions"):
+    return next(_named(Path(codex_home), thread_id), None)
+
+
+def rollout_paths_of(codex_home: Path | str, thread_id: ThreadId) -> list[Path]:
+    """All rollouts of `thread_id`, by their names, newest first; those that are archived come last.
+
+    Raises:
+        RolloutError: a folder cannot be read.
+    """
+    home = Path(codex_home)
+    archived = _newest_first(home / "archived_sessions", thread_id)
+    return [*_named(home, thread_id), *(path for path in archived if thread_id_of_path(path) == thread_id)]
+
+
+def _named(home: Path, thread_id: ThreadId) -> Iterator[Path]:
+    for year in _newest_first(home / "sessions"):
         for month in _newest_first(year):
             for day in _newest_first(month):
-                for path in _newest_first(day, suffix):
-                    if thread_id_of_path(path) is not None and path.is_file():
-                        return path
-    return None
+                for path in _newest_first(day, thread_id):
+                    if thread_id_of_path(path) == thread_id and path.is_file():
+                        yield path
 
 
 def thread_id_of_path(path: Path | str) -> ThreadId | None:
@@ -152,16 +167,17 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
-def _warn_of_skipped_lines(path: Path, numbers: list[int]) -> None:
+def warn_of_skipped_lines(path: Path, numbers: list[int]) -> None:
+    """Log once that the lines with these numbers (from 1) were lost."""
     named = ", ".join(map(str, numbers[:_NAMED_LINES]))
     more = f" and {len(numbers) - _NAMED_LINES} more" if len(numbers) > _NAMED_LINES else ""
     _LOGGER.warning("rollout %s: skipped %d broken line(s): %s%s", path, len(numbers), named, more)
 
 
-def _newest_first(folder: Path, suffix: str = "") -> list[Path]:
-    """What in `folder` ends in `suffix`, by descending name (dates sort as text); nothing where there is no folder."""
+def _newest_first(folder: Path, part: str = "") -> list[Path]:
+    """What in `folder` has `part` in its name, by descending name (dates sort as text); nothing without a folder."""
     try:
-        names = [name for name in os.listdir(folder) if name.endswith(suffix)]
+        names = [name for name in os.listdir(folder) if part in name]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

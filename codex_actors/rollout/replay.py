@@ -7,7 +7,8 @@ Source: `codex-rs/core/src/codex.rs`, `reconstruct_history_from_rollout`; `compa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TypeAlias
 
 from codex_actors.protocol.events import (
@@ -24,6 +25,7 @@ from codex_actors.protocol.history import (
     EventMsgLine,
     InputAccepted,
     InputAcceptedLine,
+    Replayed,
     ResponseItemLine,
     RolloutItem,
     SessionMeta,
@@ -80,6 +82,20 @@ def model_history(items: Iterable[RolloutItem]) -> list[ResponseItem]:
             case _:
                 pass
     return history
+
+
+def replayed_items(items: Sequence[RolloutItem]) -> Replayed:
+    """All that a thread needs to go on with these lines."""
+    return Replayed(
+        meta=session_meta(items),
+        history=tuple(model_history(items)),
+        usage=last_token_usage(items),
+        status=last_status(items),
+        context=last_turn_context(items),
+        pending=tuple(pending_inputs(items)),
+        summaries=frozenset(item.payload.message for item in items if isinstance(item, CompactedLine)),
+        events=event_messages(items),
+    )
 
 
 def open_calls(history: Sequence[ResponseItem]) -> list[Call]:
@@ -207,20 +223,39 @@ def _compacted_history(
     """The history right after a `compacted` line. `summaries` are the texts of earlier ones: no user said them."""
     if compacted.replacement_history is not None:
         return [item for item in compacted.replacement_history if not isinstance(item, GhostSnapshot)]
-    first = next((index for index, item in enumerate(history) if is_user_message(item)), len(history))
-    prefix = [item for item in history[:first] if isinstance(item, Message) and item.role != "assistant"]
-    return summarized(prefix, history[first:], compacted.message or "(no summary available)", summaries)
+    prefix, rest = summary_prefix(history)
+    return summarized(prefix, rest, compacted.message or "(no summary available)", summaries)
+
+
+def summary_prefix(history: Iterable[ResponseItem]) -> tuple[list[ResponseItem], Iterator[ResponseItem]]:
+    """The messages before the first that a user said, but for the model's; and that one with all behind it."""
+    prefix: list[ResponseItem] = []
+    items = iter(history)
+    for item in items:
+        if is_user_message(item):
+            return prefix, chain((item,), items)
+        if isinstance(item, Message) and item.role != "assistant":
+            prefix.append(item)
+    return prefix, items
 
 
 def summarized(
-    prefix: Sequence[ResponseItem], history: Sequence[ResponseItem], summary: str, summaries: Collection[str]
+    prefix: Sequence[ResponseItem], history: Iterable[ResponseItem], summary: str, summaries: Collection[str]
 ) -> list[ResponseItem]:
     """`prefix`, what the user said last in `history` (at most `COMPACTED_USER_TOKENS`), and the summary as a user message.
 
     `summaries` are the texts of earlier ones: no user said them.
     """
-    said = [item.text for item in history if isinstance(item, Message) and is_user_message(item)]
-    kept = _newest_texts([text for text in said if text not in summaries], COMPACTED_USER_TOKENS)
+    said: deque[str] = deque()
+    tokens = 0
+    for item in history:
+        if isinstance(item, Message) and is_user_message(item) and (text := item.text) not in summaries:
+            said.append(text)
+            tokens += _tokens(text)
+            # Not more than can be kept: what stands before never is.
+            while said and tokens - _tokens(said[0]) >= COMPACTED_USER_TOKENS:
+                tokens -= _tokens(said.popleft())
+    kept = _newest_texts(said, COMPACTED_USER_TOKENS)
     return [*prefix, *(_user_text(text) for text in (*kept, summary))]
 
 
@@ -231,10 +266,14 @@ def _newest_texts(texts: Sequence[str], max_tokens: int) -> list[str]:
     for text in reversed(texts):
         if left == 0:
             break
-        tokens = -(-len(text) // _CHARS_PER_TOKEN)
+        tokens = _tokens(text)
         kept.appendleft(text if tokens <= left else _without_middle(text, left))
         left = max(0, left - tokens)
     return list(kept)
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text) // _CHARS_PER_TOKEN)
 
 
 def _without_middle(text: str, max_tokens: int) -> str:

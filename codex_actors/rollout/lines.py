@@ -1,0 +1,282 @@
+"""The lines of rollout files as bytes: read in blocks, and looked at without being parsed.
+
+The law of this file: what a line is, its first bytes say where Codex or this runtime wrote it; any other form is parsed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+from pydantic_core import from_json
+
+from codex_actors.errors import RolloutError
+from codex_actors.protocol.history import Segment
+
+BLOCK_BYTES = 1 << 17
+
+_WINDOW_BYTES = 1 << 18
+
+HEAD = re.compile(
+    rb'\{"timestamp":"[^"\\]*",(?:"ordinal":\d+,)?"type":"([a-z_]+)","payload":\{(?:"type":"([A-Za-z_]+)"[,}])?'
+)
+"""The known form; its groups are those of a `Head`."""
+
+_ORDINAL = re.compile(rb'\{"timestamp":"[^"\\]*","ordinal":(\d+),')
+
+
+class Head(NamedTuple):
+    """What a line is: its `type`, and the `type` of its payload (or None)."""
+
+    type: bytes
+    payload_type: bytes | None
+
+
+def head_of(line: bytes) -> Head | None:
+    """What `line` is, or None where it is no JSON object with a `type`; in the known form the rest is not looked at."""
+    match = HEAD.match(line)
+    if match is not None:
+        return Head(*match.groups())
+    value = value_of(line)
+    kind = None if value is None else value.get("type")
+    if value is None or not isinstance(kind, str):
+        return None
+    payload = value.get("payload")
+    tag = payload.get("type") if isinstance(payload, dict) else None
+    return Head(kind.encode(), tag.encode() if isinstance(tag, str) else None)
+
+
+def ordinal_of(line: bytes) -> int | None:
+    """The `ordinal` of a line, or None where it has none."""
+    match = _ORDINAL.match(line)
+    if match is not None:
+        return int(match[1])
+    value = None if b'"ordinal"' not in line else value_of(line)
+    ordinal = None if value is None else value.get("ordinal")
+    return ordinal if type(ordinal) is int else None
+
+
+def value_of(line: bytes) -> dict[str, Any] | None:
+    """The object that `line` is, or None."""
+    try:
+        value = from_json(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def file_lines(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """The lines between two offsets, each with the offset of its first byte and without its newline; the last may be torn."""
+    parts: list[bytes] = []
+    position, offset = start, start
+    while position < end:
+        block = os.pread(fd, min(BLOCK_BYTES, end - position), position)
+        if not block:
+            break
+        position += len(block)
+        parts.append(block)
+        if b"\n" not in block:
+            continue
+        lines = b"".join(parts).split(b"\n")
+        parts = [lines.pop()]
+        for line in lines:
+            yield offset, line
+            offset += len(line) + 1
+    torn = b"".join(parts)
+    if torn:
+        yield offset, torn
+
+
+class LineSource(Protocol):
+    """Lines in order, each with an address by which it can be had again."""
+
+    def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Every line from an address on, without its newline."""
+        ...
+
+    def lines_before(self, address: int) -> Iterator[tuple[int, bytes]]:
+        """Every line in front of an address, the last first."""
+        ...
+
+    def line(self, address: int) -> bytes:
+        """The line at an address."""
+        ...
+
+
+class MemoryLines:
+    """Lines that are in memory; an address is an index."""
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        self._lines = lines
+
+    def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Every line from an address on, without its newline."""
+        return enumerate(self._lines[start:], start)
+
+    def lines_before(self, address: int) -> Iterator[tuple[int, bytes]]:
+        """Every line in front of an address, the last first."""
+        return ((index, self._lines[index]) for index in range(address - 1, -1, -1))
+
+    def line(self, address: int) -> bytes:
+        """The line at an address."""
+        return self._lines[address]
+
+
+class FileLines:
+    """Lines of files that follow each other; open within its `with`. An address counts the bytes before it in all files.
+
+    Raises:
+        RolloutError: a file cannot be opened or read.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = segments
+        self._files = ExitStack()
+        self._fds: list[int] = []
+        self._starts: list[int] = []
+        self._window = (0, b"")
+        self.size = sum(segment.end for segment in segments)
+
+    def __enter__(self) -> Self:
+        start = 0
+        try:
+            for segment in self._segments:
+                fd = open_file(segment.path)
+                self._files.callback(os.close, fd)
+                self._fds.append(fd)
+                self._starts.append(start)
+                start += segment.end
+        except BaseException:
+            self._files.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._files.close()
+
+    def start_of(self, number: int) -> int:
+        """The address of the first line of one of the files."""
+        return self._starts[number]
+
+    def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Every line from an address on, without its newline."""
+        for first, fd, segment in zip(self._starts, self._fds, self._segments, strict=True):
+            if start >= first + segment.end:
+                continue
+            try:
+                for offset, line in file_lines(fd, max(0, start - first), segment.end):
+                    yield first + offset, line
+            except OSError as error:
+                raise _unreadable(segment.path, error) from error
+
+    def lines_before(self, address: int) -> Iterator[tuple[int, bytes]]:
+        """Every line in front of an address, the last first."""
+        for data, start in self.blocks_before(address):
+            end = len(data) - data.endswith(b"\n")
+            while end >= 0 and data:
+                begin = data.rfind(b"\n", 0, end) + 1
+                yield start + begin, data[begin:end]
+                end = begin - 1
+
+    def blocks_before(self, address: int) -> Iterator[tuple[bytes, int]]:
+        """What stands in front of an address, in pieces of whole lines, the last first; each with its own address."""
+        for first, fd, segment in reversed(list(zip(self._starts, self._fds, self._segments, strict=True))):
+            end = min(address - first, segment.end)
+            length = BLOCK_BYTES
+            while end > 0:
+                begin = max(0, end - length)
+                try:
+                    data = os.pread(fd, end - begin, begin)
+                except OSError as error:
+                    raise _unreadable(segment.path, error) from error
+                cut = data.find(b"\n") + 1 if begin > 0 else 0
+                if begin > 0 and not 0 < cut < len(data):
+                    length *= 2  # a line longer than the block
+                    continue
+                yield data[cut:], first + begin + cut
+                end, length = begin + cut, BLOCK_BYTES
+
+    def line(self, address: int) -> bytes:
+        """The line at an address."""
+        start, data = self._window
+        newline = data.find(b"\n", address - start) if start <= address < start + len(data) else -1
+        if newline < 0:
+            start, data = self._window = self._read_window(address, is_backward=address < start)
+            newline = data.find(b"\n", address - start)
+        return data[address - start : newline if newline >= 0 else len(data)]
+
+    def _read_window(self, address: int, *, is_backward: bool) -> tuple[int, bytes]:
+        """The bytes around a line, so that its neighbours need no other read."""
+        number = bisect_right(self._starts, address) - 1
+        fd, first, segment = self._fds[number], self._starts[number], self._segments[number]
+        begin = max(0, address - first - (_WINDOW_BYTES if is_backward else 0))
+        length = address - first - begin + _WINDOW_BYTES
+        try:
+            data = os.pread(fd, min(length, segment.end - begin), begin)
+            while data.find(b"\n", address - first - begin) < 0 and begin + len(data) < segment.end:
+                length *= 2
+                data = os.pread(fd, min(length, segment.end - begin), begin)
+        except OSError as error:
+            raise _unreadable(segment.path, error) from error
+        return first + begin, data
+
+
+def open_file(path: Path) -> int:
+    """A descriptor to read `path` with.
+
+    Raises:
+        RolloutError: there is no such file, or it cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise RolloutError(path, "no such rollout file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        raise _unreadable(path, error) from error
+    return fd
+
+
+def size_of(path: Path) -> int:
+    """How many bytes `path` has.
+
+    Raises:
+        RolloutError: it is missing, a folder, or cannot be looked at.
+    """
+    try:
+        if path.is_dir():
+            raise RolloutError(path, "a folder, not a rollout file")
+        return path.stat().st_size
+    except FileNotFoundError as error:
+        raise RolloutError(path, "no such rollout file") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def first_line(path: Path) -> bytes:
+    """The first line of a file that is not blank, or nothing.
+
+    Raises:
+        RolloutError: it cannot be read.
+    """
+    fd = open_file(path)
+    try:
+        for _, line in file_lines(fd, 0, os.fstat(fd).st_size):
+            if line.strip():
+                return line
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(fd)
+    return b""
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> RolloutError:
+    return RolloutError(path, f"cannot read the rollout ({getattr(error, 'strerror', None) or error})")

@@ -1,0 +1,451 @@
+"""What of a rollout still counts, from its bytes: the one way from a file to the history that the model must see.
+
+The law of this file: a line is parsed only if it survives what stands behind it. In memory are the addresses of lines that
+may, and never a line that a compaction or a rollback has made dead.
+Source: as `replay`, whose functions are the rule that this follows (`test_scan_agrees_with_replay`).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from pydantic import ValidationError
+
+from codex_actors.errors import RolloutError
+from codex_actors.protocol.events import EventMsg, TokenUsageInfo
+from codex_actors.protocol.history import (
+    Compacted,
+    EventMsgLine,
+    InputAccepted,
+    Replayed,
+    ResponseItemLine,
+    RolloutItem,
+    Segment,
+    SessionMeta,
+    TurnContextItem,
+)
+from codex_actors.protocol.items import ITEM_KINDS, GhostSnapshot, Message, ResponseItem, Verbatim
+from codex_actors.protocol.wire import Wire
+from codex_actors.rollout.chain import segments_of
+from codex_actors.rollout.lines import HEAD, FileLines, LineSource, MemoryLines, head_of, ordinal_of, value_of
+from codex_actors.rollout.reader import warn_of_skipped_lines
+from codex_actors.rollout.replay import last_status, summarized, summary_prefix
+from codex_actors.rollout.truncation import drop_last_n_user_turns, is_user_message
+
+EVENT_BYTES = 8 << 20
+"""How much of the events is kept in memory for `SessionConfigured.initial_messages`."""
+
+EVENTS = 1 << 16
+"""So many are held at most; half of them is what is kept."""
+
+SKIP_BYTES = 16 << 20
+"""So much in front of a compaction is worth a search for it."""
+
+_STATUS_EVENTS = frozenset({b"token_count", b"task_complete", b"turn_aborted"})
+
+W = TypeVar("W", bound=Wire)
+
+
+def load_rollout(path: Path) -> Replayed:
+    """What a thread needs to go on in `path`: with the parts of other files that its history begins with.
+
+    Lines that are broken or that do not fit are skipped, as `get_rollout_history` does. In a large file those in front of
+    the newest compaction are not even looked at.
+
+    Raises:
+        RolloutError: a file is missing, not readable, empty, not text, or has no meta with a thread id.
+    """
+    segments = segments_of(path)
+    with FileLines(segments) as source:
+        own = source.start_of(len(segments) - 1)
+        scan = Scan(source, own)
+        start = _newest_replacement(source)
+        if start > 0:
+            scan.take_before(source, start)
+        scan.take(source.lines(start))
+        if scan.is_blank:
+            raise RolloutError(path, "empty session file")
+        if scan.is_binary():
+            raise RolloutError(path, "not a rollout file (its bytes are not UTF-8 text)")
+        if scan.skipped:
+            warn_of_skipped_lines(path, scan.skipped)
+        if scan.meta is None:
+            raise RolloutError(path, "failed to parse thread ID from rollout file")
+        return scan.replayed(start, source.size, segments)
+
+
+def _newest_replacement(source: FileLines) -> int:
+    """Where the newest compaction stands that leaves nothing of what is before it, if that is much; or 0."""
+    if source.size < SKIP_BYTES:
+        return 0
+    for data, address in source.blocks_before(source.size):
+        at = len(data)
+        while (at := data.rfind(b'"compacted"', 0, at)) >= 0:
+            begin, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
+            line = data[begin : end if end >= 0 else len(data)]
+            head = head_of(line)
+            if head is not None and head.type == b"compacted":
+                compacted = payload_in(line, Compacted)
+                if compacted is not None and compacted.replacement_history is not None:
+                    return address + begin if address + begin >= SKIP_BYTES else 0
+            at = begin
+    return 0
+
+
+def replayed_lines(lines: Sequence[bytes]) -> Replayed:
+    """The same of whole lines that are in memory, without their newlines."""
+    scan = Scan(MemoryLines(lines))
+    scan.take(scan.source.lines())
+    return scan.replayed(0, len(lines))
+
+
+def item_in(line: bytes) -> ResponseItem | None:
+    """The item of a `response_item` line, or None where it has none that fits."""
+    value = value_of(line)
+    payload = None if value is None else value.get("payload")
+    return None if payload is None else item_of(payload)
+
+
+def item_of(payload: Any) -> ResponseItem | None:
+    """The item that a JSON object is, or None."""
+    if not isinstance(payload, dict):
+        return None
+    tag = payload.get("type")
+    kind = ITEM_KINDS.get(tag) if isinstance(tag, str) else None
+    if kind is None:
+        return Verbatim(raw=payload)
+    try:
+        item: ResponseItem = kind.__pydantic_validator__.validate_python(payload)
+    except ValidationError:
+        return None
+    return item
+
+
+def payload_in(line: bytes, kind: type[W]) -> W | None:
+    """The payload of a line, or None where it does not fit."""
+    value = value_of(line)
+    try:
+        return None if value is None else kind.model_validate(value.get("payload"))
+    except (ValidationError, TypeError):
+        return None
+
+
+class RecordedEvents(Sequence[EventMsg]):
+    """The events of recorded lines, which are parsed when somebody looks at them."""
+
+    __slots__ = ("_events", "_lines")
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        self._lines: tuple[bytes, ...] | None = tuple(lines)
+        self._events: tuple[EventMsg, ...] = ()
+
+    def _parsed(self) -> tuple[EventMsg, ...]:
+        lines, self._lines = self._lines, None
+        if lines is not None:
+            found = [_valid(EventMsgLine, line) for line in lines]
+            self._events = tuple(line.payload for line in found if line is not None)
+        return self._events
+
+    def __len__(self) -> int:
+        return len(self._parsed())
+
+    @overload
+    def __getitem__(self, index: int) -> EventMsg: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[EventMsg]: ...
+
+    def __getitem__(self, index: int | slice) -> EventMsg | Sequence[EventMsg]:
+        return self._parsed()[index]
+
+    def __iter__(self) -> Iterator[EventMsg]:
+        return iter(self._parsed())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._parsed() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(len(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} events)"
+
+
+class Scan:
+    """What survives, while the lines of `source` are looked at in order."""
+
+    def __init__(self, source: LineSource, own: int = 0) -> None:
+        self.source = source
+        self.meta: SessionMeta | None = None
+        self.skipped: list[int] = []
+        self.is_blank = True
+        self._own = own
+        self._is_known = False
+        self._count = 0
+        self._items = array("q")
+        self._recent = array("q")
+        self._base: list[ResponseItem] = []
+        self._replacement: int | None = None
+        self._events: list[bytes] = []
+        self._usage: bytes | None = None
+        self._context: bytes | None = None
+        self._pending: dict[str, InputAccepted] = {}
+        self._summaries: set[str] = set()
+        self._takes: dict[bytes, Callable[[int, bytes], None]] = {
+            b"compacted": self._take_compacted,
+            b"session_meta": self._take_meta,
+            b"codex_actors": self._take_accepted,
+        }
+
+    def take(self, lines: Iterator[tuple[int, bytes]]) -> None:
+        """Look at lines, in order; from the address `own` on they are those of the file that the thread goes on in."""
+        # The loop that all of a large file runs through: hence its locals, and what could be methods and is not.
+        match_head, items, recent, events = HEAD.match, self._items.append, self._recent.append, self._events
+        count = self._count
+        for address, line in lines:
+            count += 1
+            match = match_head(line)
+            head = match.groups() if match is not None else head_of(line)
+            if head is None:
+                self._skip(address, line, count)
+                continue
+            kind, tag = head
+            if kind == b"response_item":
+                recent(address)
+                if tag != b"ghost_snapshot":
+                    items(address)
+                if self._pending:
+                    self._settle(line)
+            elif kind == b"event_msg":
+                events.append(line)
+                if tag in _STATUS_EVENTS:
+                    recent(address)
+                    if tag == b"token_count" and _has_usage(line):
+                        self._usage = line
+                elif tag == b"thread_rolled_back":
+                    self._take_rollback(line)
+                if len(events) >= EVENTS:
+                    self._forget_events()
+            elif kind == b"turn_context":
+                self._context = line
+            elif kind in self._takes:
+                self._takes[kind](address, line)
+            self._is_known = True
+        self._count = count
+        self.is_blank = self.is_blank and not self._is_known
+
+    def take_before(self, source: FileLines, start: int) -> None:
+        """What counts of the lines in front of a compaction: the meta, and the inputs that were accepted."""
+        self._is_known, self.is_blank = True, False
+        for address, line in source.lines(self._own):
+            head = head_of(line)
+            if address >= start or self.meta is not None:
+                break
+            if head is not None and head.type == b"session_meta":
+                self._take_meta(address, line)
+        lines: list[bytes] = []
+        for data, address in source.blocks_before(start):
+            if address >= self._own:
+                self._count += data.count(b"\n")
+            found = data.rfind(b'"submission_id"')
+            while found >= 0:
+                begin, end = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
+                lines.append(data[begin : end if end >= 0 else len(data)])
+                found = data.rfind(b'"submission_id"', 0, begin)
+        for line in reversed(lines):
+            head = head_of(line)
+            if head is not None and head.type == b"codex_actors":
+                self._take_accepted(0, line)
+            elif head is not None and head.type == b"response_item":
+                self._settle(line)
+
+    def is_binary(self) -> bool:
+        """Whether there is no line, and what there is instead is no text."""
+        if self._is_known:
+            return False
+        return not all(_is_text(line) for _, (_, line) in zip(range(64), self.source.lines(), strict=False))
+
+    # --- lines -----------------------------------------------------------------------------------------------------
+
+    def _skip(self, address: int, line: bytes, number: int) -> None:
+        if line.strip():
+            self.is_blank = False
+            if address >= self._own:
+                self.skipped.append(number)
+
+    def _settle(self, line: bytes) -> None:
+        if b'"submission_id"' in line:
+            value = value_of(line) or {}
+            self._pending.pop(str(value.get("submission_id")), None)
+
+    def _forget_events(self) -> None:
+        """Only the newest are kept."""
+        events, size = self._events, 0
+        for index in range(len(events) - 1, -1, -1):
+            size += len(events[index])
+            if size > EVENT_BYTES or len(events) - index > EVENTS // 2:
+                del events[: index + 1]
+                return
+
+    def _take_rollback(self, line: bytes) -> None:
+        payload = (value_of(line) or {}).get("payload")
+        turns = payload.get("num_turns") if isinstance(payload, dict) else None
+        if type(turns) is int and turns > 0:
+            self._roll_back(turns)
+
+    def _take_meta(self, address: int, line: bytes) -> None:
+        if self.meta is None and address >= self._own:
+            self.meta = payload_in(line, SessionMeta)
+
+    def _take_accepted(self, _address: int, line: bytes) -> None:
+        accepted = payload_in(line, InputAccepted)
+        if accepted is not None:
+            self._pending.setdefault(accepted.submission_id, accepted)
+
+    def _take_compacted(self, address: int, line: bytes) -> None:
+        value = value_of(line)
+        payload = None if value is None else value.get("payload")
+        message = payload.get("message") if isinstance(payload, dict) else None
+        if not isinstance(message, str):
+            return
+        replacement = payload.get("replacement_history") if isinstance(payload, dict) else None
+        if replacement is None:
+            self._base = self._summarized(message or "(no summary available)")
+            self._replacement = None
+        elif payload_in(line, Compacted) is None:
+            return
+        else:
+            self._base, self._replacement = [], address
+        self._summaries.add(message)
+        del self._items[:]
+        self._events.clear()
+
+    # --- what a line makes of those before it --------------------------------------------------------------------------
+
+    def _roll_back(self, turns: int) -> None:
+        """As `drop_last_n_user_turns`: the lines that fall are read backwards, and no other."""
+        cut, left = None, turns
+        for index in range(len(self._items) - 1, -1, -1):
+            if self._is_user(self._items[index]):
+                cut, left = index, left - 1
+                if left == 0:
+                    break
+        if left and any(is_user_message(item) for item in self._base_items()):
+            self._base = drop_last_n_user_turns(self._base_items(), left)
+            self._replacement, cut = None, 0
+        if cut is not None:
+            del self._items[cut:]
+
+    def _is_user(self, address: int) -> bool:
+        line = self.source.line(address)
+        if b'"user"' not in line:
+            return False
+        item = item_in(line)
+        return item is not None and is_user_message(item)
+
+    def _base_items(self) -> list[ResponseItem]:
+        """What stands before the items that have lines of their own."""
+        if self._replacement is not None:
+            compacted = payload_in(self.source.line(self._replacement), Compacted)
+            items = () if compacted is None else compacted.replacement_history or ()
+            self._base = [item for item in items if not isinstance(item, GhostSnapshot)]
+            self._replacement = None
+        return self._base
+
+    def _summarized(self, summary: str) -> list[ResponseItem]:
+        """As `replay.summarized`, of the survivors; one after the other, so that they are never all in memory."""
+        prefix, said = summary_prefix(self._survivors())
+        return summarized(prefix, said, summary, self._summaries)
+
+    def _survivors(self) -> Iterator[ResponseItem]:
+        yield from self._base_items()
+        for address in self._items:
+            item = item_in(self.source.line(address))
+            if item is not None:
+                yield item
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def replayed(self, start: int, end: int, segments: Sequence[Segment] = ()) -> Replayed:
+        """What it comes to, where all from `start` to `end` was taken."""
+        turn = self._last_turn(start)
+        is_paginated = self.meta is not None and self.meta.history_mode == "paginated"
+        history = tuple(self._survivors())
+        texts = {item.text for item in history if isinstance(item, Message)} if self._summaries else set()
+        self._forget_events()
+        return Replayed(
+            meta=self.meta,
+            history=history,
+            usage=self._last_usage(),
+            status=last_status(turn),
+            context=None if self._context is None else payload_in(self._context, TurnContextItem),
+            pending=tuple(self._pending.values()),
+            summaries=frozenset(self._summaries & texts),
+            events=None if self.is_blank else RecordedEvents(self._events),
+            segments=tuple(segments),
+            next_ordinal=self._last_ordinal(end) + 1 if is_paginated else None,
+        )
+
+    def _last_ordinal(self, end: int) -> int:
+        ordinals = (ordinal_of(line) for _, line in self.source.lines_before(end))
+        return next((ordinal for ordinal in ordinals if ordinal is not None), -1)
+
+    def _last_usage(self) -> TokenUsageInfo | None:
+        line = None if self._usage is None else _valid(EventMsgLine, self._usage)
+        return None if line is None else getattr(line.payload, "info", None)
+
+    def _last_turn(self, start: int) -> list[RolloutItem]:
+        """The lines that the status follows from: those since the newest user message. What a part of the file does not
+        say (this, the usage, the settings), the lines in front of it do."""
+        lines: list[RolloutItem] = []
+        for address in reversed(self._recent):
+            if self._ends_turn(self.source.line(address), lines):
+                return lines[::-1]
+        for _, line in self.source.lines_before(start):
+            head = head_of(line)
+            if head is None:
+                continue
+            if head.type == b"turn_context" and self._context is None:
+                self._context = line
+            elif head.payload_type == b"token_count" and self._usage is None and _has_usage(line):
+                self._usage = line
+            is_of_turn = head.type == b"response_item" or head.payload_type in _STATUS_EVENTS
+            if is_of_turn and self._ends_turn(line, lines):
+                break
+        return lines[::-1]
+
+    def _ends_turn(self, raw: bytes, lines: list[RolloutItem]) -> bool:
+        """Add a line; whether it is a user message."""
+        head = head_of(raw)
+        if head is not None and head.type == b"event_msg":
+            event = _valid(EventMsgLine, raw)
+            if event is not None:
+                lines.append(event)
+            return False
+        item = item_in(raw)
+        if item is not None:
+            lines.append(ResponseItemLine.model_construct(payload=item))
+        return item is not None and is_user_message(item)
+
+
+def _valid(kind: type[W], line: bytes) -> W | None:
+    value = value_of(line)
+    try:
+        return None if value is None else kind.model_validate(value)
+    except (ValidationError, TypeError):
+        return None
+
+
+def _has_usage(line: bytes) -> bool:
+    return b'"info":{' in line or b'"info": {' in line
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
