@@ -61,8 +61,9 @@ _LINE_TIMESTAMP = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.
 class Append:
     """Lines for the end of one file, all with one `timestamp` (as `Clock.timestamp` makes it).
 
-    Bytes are a line that `encode_body` has made. `create`: these are the first lines of a file that must not exist yet.
-    Otherwise it must exist. Without items it only tries again what waits for the path.
+    Bytes are a line that `encode_body` has made, or a whole line, which keeps its own timestamp. `create`: these are the
+    first lines of a file that must not exist yet. Otherwise it must exist. Without items it only tries again what waits
+    for the path.
     """
 
     path: Path
@@ -248,11 +249,13 @@ class RolloutWriter:
 
 
 def encode_line(timestamp: str, item: Recordable | bytes) -> bytes:
-    """The line of `item`, with its newline: `{"timestamp":...,"type":...,"payload":{...}}`.
+    """The line of `item`, with its newline: `{"timestamp":...,"type":...,"payload":{...}}`. A whole line stays as it is.
 
     Raises:
         ValueError: as `encode_body`.
     """
+    if isinstance(item, bytes) and item.startswith(b"{"):
+        return item
     return _LINE_START + timestamp.encode() + (item if isinstance(item, bytes) else encode_body(item))
 
 
@@ -360,7 +363,10 @@ def _take(timestamp: str, bodies: list[bytes], waiting: _Waiting) -> None:
     if waiting.head and bodies:
         waiting.lines.append(waiting.head)
         waiting.head = b""
-    waiting.lines += [encode_line(waiting.timestamp, body) for body in bodies]
+    for body in bodies:
+        if body.startswith(b"{") and (match := _LINE_TIMESTAMP.match(body)) is not None:
+            waiting.timestamp = max(waiting.timestamp, match[1].decode())
+        waiting.lines.append(encode_line(waiting.timestamp, body))
 
 
 def _create(path: Path, changed_folders: list[Path]) -> int:
