@@ -27,6 +27,8 @@ from codex_actors.model.provider import ModelProvider
 from codex_actors.model.scripted import ScriptedModel
 from codex_actors.protocol.history import Forked, InitialHistory, ModelPreset, New, Resumed, SessionSource, ThreadSource
 from codex_actors.protocol.ids import ThreadId
+from codex_actors.rollout.chain import Ancestor
+from codex_actors.rollout.forking import ForkPoint, HistoryDiff
 from codex_actors.rollout.listing import ThreadPage, ThreadQuery
 from codex_actors.rollout.summary import KeptThread
 from codex_actors.rollout.truncation import truncate_before_nth_user_message
@@ -241,7 +243,7 @@ class ThreadManager:
     ) -> Reply[NewThread]:
         """A thread that goes on in its own file; one that lives here is given as it is.
 
-        Fails with `RolloutError` where the file is none, and `UnsupportedOperation` where it is paginated.
+        Fails with `RolloutError` where the file is none, or one that its history begins with is missing.
         """
         control, path = self.agent_control(), loading.path_of(rollout_path)
         spawn = partial(_spawn, self._services, control, check_config(config), auth_manager=auth_manager)
@@ -260,12 +262,37 @@ class ThreadManager:
         Fails with `RolloutError` where the file is none. The fork's own file is whole when this is answered.
         """
         truncate_before_nth_user_message(New(), nth_user_message)
-        if config is not None:
-            check_config(config)
+        return self._fork(nth_user_message, config, path)
+
+    def fork(
+        self, thread_or_path: CodexThread | ThreadId | Path | str, at: ForkPoint, config: Config | None = None
+    ) -> Reply[NewThread]:
+        """A new thread that leaves another one at any point of it, with no half turn and no open call.
+
+        Args:
+            thread_or_path: A thread, its id, or a rollout; a thread may be in the middle of a turn.
+            at: Where; see `ForkPoint`.
+            config: None takes the parent's, as `fork_thread` does.
+
+        Fails with `InvalidRequest` where there is no such point, and `RolloutError` where the file is none.
+        """
+        if not isinstance(at, ForkPoint):
+            raise InvalidRequest(f"at: {at!r} is not a ForkPoint")
+        return self._fork(at, config, thread_or_path)
+
+    def lineage(self, thread_or_path: CodexThread | ThreadId | Path | str) -> Reply[tuple[Ancestor, ...]]:
+        """The thread and those that it was forked from, one after the other; the root is the last."""
         opened, _ = self._running()
-        control, source = self.agent_control(), loading.source_of(path)
-        spawn = partial(_spawn, self._services, control)
-        return self._load(loading.fork(opened.shared, control, nth_user_message, config, source, spawn))
+        source = loading.source_of(thread_or_path)
+        return self._load(loading.lineage(opened.shared, self.agent_control(), source))
+
+    def diff(
+        self, a: CodexThread | ThreadId | Path | str, b: CodexThread | ThreadId | Path | str
+    ) -> Reply[HistoryDiff]:
+        """How many items the histories of two threads have in common, and which each has behind them."""
+        opened, _ = self._running()
+        sources = loading.source_of(a), loading.source_of(b)
+        return self._load(loading.diff(opened.shared, self.agent_control(), *sources))
 
     # --- what is kept ----------------------------------------------------------------------------------------------
 
@@ -316,6 +343,14 @@ class ThreadManager:
     ) -> messages.SpawnThread:
         control = self.agent_control()
         return _spawn(self._services, control, check_config(config), initial_history, auth_manager)
+
+    def _fork(self, at: ForkPoint | int | None, config: Config | None, parent: Any) -> Reply[NewThread]:
+        if config is not None:
+            check_config(config)
+        opened, _ = self._running()
+        control, source = self.agent_control(), loading.source_of(parent)
+        spawn = partial(_spawn, self._services, control)
+        return self._load(loading.fork(opened.shared, control, at, config, source, spawn))
 
     def _load(self, loads: Coroutine[Any, Any, R]) -> Reply[R]:
         opened, _ = self._running()

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from codex_actors.actors.messages import Configure
+from codex_actors.actors.pages import Pages
 from codex_actors.actors.shared import Shared
 from codex_actors.config import Config
-from codex_actors.errors import UnsupportedOperation
 from codex_actors.model.provider import provider_name
-from codex_actors.protocol.events import EventMsg, SessionConfigured, TokenUsageInfo
+from codex_actors.protocol.events import SessionConfigured
 from codex_actors.protocol.history import (
     Forked,
+    InitialHistory,
     InputAccepted,
     InputAcceptedLine,
     New,
+    Replayed,
     Resumed,
     RolloutItem,
     SessionMeta,
@@ -30,17 +32,7 @@ from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import ResponseItem
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.protocol.wire import made
-from codex_actors.rollout.replay import (
-    CallOutput,
-    close_open_calls,
-    event_messages,
-    last_status,
-    last_token_usage,
-    last_turn_context,
-    model_history,
-    pending_inputs,
-    session_meta,
-)
+from codex_actors.rollout.replay import CallOutput, close_open_calls, replayed_items, session_meta
 from codex_actors.rollout.writer import rollout_path
 from codex_actors.version import __version__
 
@@ -51,9 +43,10 @@ ORIGINATOR = "codex_actors"
 class Birth:
     """What a thread begins with. `meta` is None where the file is there already (or will never be)."""
 
-    lines: tuple[RolloutItem, ...]
+    state: Replayed | None
+    lines: Sequence[Any]
+    """What of the lines is in memory, as it goes to the file."""
     history: list[ResponseItem]
-    usage: TokenUsageInfo | None
     owed: Sequence[CallOutput]
     """Outputs for calls that never got one: in the history already, in the file at the next append."""
     pending: Sequence[InputAccepted]
@@ -61,46 +54,63 @@ class Birth:
     meta: SessionMeta | None
     configured: SessionConfigured
     status: AgentStatus
+    pages: Pages | None = None
     warning: str | None = None
 
 
 def configure(shared: Shared, thread_id: ThreadId, message: Configure, config: Config, cwd: str) -> Birth:
-    """What the thread begins with; `config` is the message's, held to its parent's policy.
-
-    Raises:
-        UnsupportedOperation: the file is paginated, and was to be resumed.
-    """
+    """What the thread begins with; `config` is the message's, held to its parent's policy."""
     history = message.initial_history
     keeps = shared.codex_home is not None and not config.ephemeral
-    lines = history.get_rollout_items()
-    old_meta = session_meta(lines) if lines else None
+    state, lines = begun_with(history)
     path: Path | None = None
     if isinstance(history, Resumed):
-        if keeps and old_meta is not None and old_meta.history_mode == "paginated":
-            raise UnsupportedOperation(f"resume of a paginated rollout ({history.rollout_path}); fork it instead")
         path = history.rollout_path if keeps else None
     elif keeps and shared.codex_home is not None:
         path = rollout_path(shared.codex_home, thread_id, shared.clock.now())
-    forked_from = old_meta.id if isinstance(history, Forked) and old_meta is not None else None
+    forked = history if isinstance(history, Forked) else None
+    forked_from = state.meta.id if forked is not None and state is not None and state.meta is not None else None
     items: list[ResponseItem] = []
     owed: Sequence[CallOutput] = ()
-    if lines:
-        items, owed = close_open_calls(model_history(lines))
+    if state is not None:
+        items, owed = close_open_calls(state.history)
     meta = None
     if path is not None and not isinstance(history, Resumed):
-        meta = first_line(shared, thread_id, message, cwd, forked_from)
+        meta = first_line(shared, thread_id, message, cwd, forked_from, None if forked is None else forked.parent_lines)
+    resumed = state if isinstance(history, Resumed) else None
+    pages = None
+    if path is not None and resumed is not None and resumed.next_ordinal is not None:
+        pages = Pages(thread_id, resumed.next_ordinal)
     return Birth(
+        state=state,
         lines=lines,
         history=items,
-        usage=last_token_usage(lines) if lines else None,
         owed=owed,
-        pending=pending_inputs(lines) if isinstance(history, Resumed) else (),
+        pending=() if resumed is None else resumed.pending,
         path=path,
         meta=meta,
-        status=last_status(lines) if isinstance(history, Resumed) else AgentStatus.PENDING_INIT,
-        configured=_configured(shared, thread_id, message, config, cwd, path, forked_from),
-        warning=_model_changed(lines, message.model),
+        status=AgentStatus.PENDING_INIT if resumed is None else resumed.status,
+        configured=_configured(shared, thread_id, message, config, cwd, path, forked_from, state),
+        pages=pages,
+        warning=_model_changed(state, message.model),
     )
+
+
+def begun_with(history: InitialHistory) -> tuple[Replayed | None, Sequence[Any]]:
+    """What a history comes to, and those of its lines that are in no file; None for a new thread."""
+    if isinstance(history, New):
+        return None, ()
+    items = history.get_rollout_items()
+    if history.state is not None:
+        return history.state, history.raw if isinstance(history, Forked) else items
+    if not items:
+        return None, ()
+    return replayed_items(items), drop_accepted(items) if isinstance(history, Forked) else items
+
+
+def meta_of(history: Resumed) -> SessionMeta | None:
+    """The meta of what is resumed, or None where it has none."""
+    return session_meta(history.history) if history.state is None else history.state.meta
 
 
 def _configured(
@@ -111,13 +121,11 @@ def _configured(
     cwd: str,
     path: Path | None,
     forked_from: ThreadId | None,
+    state: Replayed | None,
 ) -> SessionConfigured:
-    history = message.initial_history
-    initial: tuple[EventMsg, ...] | None = None
     optional: dict[str, Any] = {}
-    if not isinstance(history, New):
-        initial = event_messages(history.get_rollout_items())
-        optional = {"initial_messages": initial, "forked_from_id": forked_from}
+    if not isinstance(message.initial_history, New):
+        optional = {"initial_messages": None if state is None else state.events, "forked_from_id": forked_from}
     if path is not None:
         optional["rollout_path"] = str(path)
     return made(
@@ -133,7 +141,12 @@ def _configured(
 
 
 def first_line(
-    shared: Shared, thread_id: ThreadId, message: Configure, cwd: str, forked_from: ThreadId | None
+    shared: Shared,
+    thread_id: ThreadId,
+    message: Configure,
+    cwd: str,
+    forked_from: ThreadId | None,
+    forked_from_lines: int | None = None,
 ) -> SessionMeta:
     """The meta line. Its `source` is one that every Codex lists; where an agent comes from stands beside it. It names no
     `model_provider`: Codex 0.169 refuses to resume what was recorded with one that it has not configured."""
@@ -150,12 +163,13 @@ def first_line(
         instructions=message.config.base_instructions,
         source="vscode" if isinstance(source, SubAgentSource) else str(source),
         forked_from_id=forked_from,
+        forked_from_lines=forked_from_lines,
         **lineage,
     )
 
 
-def _model_changed(lines: Sequence[RolloutItem], model: str) -> str | None:
-    recorded = last_turn_context(lines) if lines else None
+def _model_changed(state: Replayed | None, model: str) -> str | None:
+    recorded = None if state is None else state.context
     if recorded is None or recorded.model == model:
         return None
     return f"This thread was recorded with model `{recorded.model}` but goes on with `{model}`; its quality may suffer."

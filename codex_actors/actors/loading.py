@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from codex_actors.actors import messages
 from codex_actors.actors.control import AgentControl
@@ -15,14 +16,20 @@ from codex_actors.actors.handle import CodexThread, NewThread
 from codex_actors.actors.shared import Shared
 from codex_actors.config import Config
 from codex_actors.errors import InvalidRequest, RolloutError, ThreadNotFound, UnsupportedOperation
-from codex_actors.protocol.history import Forked, InitialHistory, Resumed, RolloutItem, TurnContextItem
+from codex_actors.protocol.history import Forked, InitialHistory, Replayed, Resumed, TurnContextItem
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.ops import APPROVAL_POLICIES, Summary
-from codex_actors.rollout.reader import get_rollout_history, rollout_path_of, thread_id_of_path
-from codex_actors.rollout.replay import last_turn_context, session_meta
-from codex_actors.rollout.truncation import truncate_before_nth_user_message
+from codex_actors.rollout.chain import Ancestor, ancestor_in, path_of_thread, readable_segments
+from codex_actors.rollout.forking import ForkPoint, HistoryDiff, Recorded, diff_of, fork_of, lines_of
+from codex_actors.rollout.reader import rollout_path_of, thread_id_of_path
+from codex_actors.rollout.scan import load_rollout, replayed_lines
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import Reply
+
+T = TypeVar("T")
+
+LINES_AT_ONCE = 1_000
+"""So many lines in memory are looked at on the loop."""
 
 
 def path_of(value: Path | str) -> Path:
@@ -36,12 +43,14 @@ def path_of(value: Path | str) -> Path:
     return Path(value).absolute()
 
 
-def source_of(value: Path | str | ThreadId) -> Path | ThreadId:
-    """The thread id, also one that is text, or else the path that the caller means.
+def source_of(value: CodexThread | Path | str | ThreadId) -> Path | ThreadId:
+    """The thread id, also one that is text or a thread's, or else the path that the caller means.
 
     Raises:
         InvalidRequest: it is neither.
     """
+    if isinstance(value, CodexThread):
+        return value.thread_id
     if isinstance(value, str):
         try:
             return ThreadId(value)
@@ -78,36 +87,90 @@ async def _resume(
         if thread is not None and thread.rollout_path is not None:
             message = spawn(Resumed(thread_id, (), thread.rollout_path))
             return await control.ask(message)
-    return await control.ask(spawn(await _read(shared, path)))
+    state = await _load(shared, path, lambda: load_rollout(path))
+    if state.meta is None:
+        raise RolloutError(path, "failed to parse thread ID from rollout file")
+    return await control.ask(spawn(Resumed(state.meta.id, (), path, state)))
 
 
 async def fork(
     shared: Shared,
     control: AgentControl,
-    nth_user_message: int | None,
+    at: ForkPoint | int | None,
     config: Config | None,
     source: Path | ThreadId,
     spawn: Callable[[Config, InitialHistory], messages.SpawnThread],
 ) -> NewThread:
-    """A new thread with a prefix of another's lines. Runs in: a task on the manager's loop."""
+    """A new thread with a part of another's lines. Runs in: a task on the manager's loop."""
+    parent, path, recorded = await _source(shared, control, source)
+    history = await _looked_at(shared, path, recorded, lambda: fork_of(recorded, at))
+    if config is None and parent is not None:
+        config = parent._actor.config
+    elif config is None:
+        state = history.state if at is None and isinstance(history, Forked) else None
+        if state is None:
+            state = await _load(shared, path, partial(load_rollout, path))
+        config = recorded_config(state)
+    return await control.ask(spawn(config, history))
+
+
+async def diff(shared: Shared, control: AgentControl, a: Path | ThreadId, b: Path | ThreadId) -> HistoryDiff:
+    """Where the histories of two threads part. Runs in: a task on the manager's loop."""
+    histories = []
+    for source in (a, b):
+        _, path, recorded = await _source(shared, control, source)
+        state = await _looked_at(shared, path, recorded, partial(_replayed, recorded))
+        histories.append(state.history)
+    return diff_of(*histories)
+
+
+async def lineage(shared: Shared, control: AgentControl, source: Path | ThreadId) -> tuple[Ancestor, ...]:
+    """A thread and those that it was forked from, the root last. Runs in: a task on the manager's loop."""
+    found: list[Ancestor] = []
+    next_source: Path | ThreadId | None = source
+    while next_source is not None:
+        try:
+            ancestor, home = await _ancestor(shared, control, next_source)
+        except ThreadNotFound:
+            if not found or not isinstance(next_source, ThreadId):
+                raise
+            found.append(Ancestor(next_source, None, None, None))
+            break
+        found.append(ancestor)
+        if ancestor.forked_from_id is None or any(ancestor.forked_from_id == one.thread_id for one in found):
+            break
+        beside = None if home is None else await shared.load(partial(path_of_thread, home, ancestor.forked_from_id))
+        next_source = beside or ancestor.forked_from_id
+    return tuple(found)
+
+
+async def _ancestor(shared: Shared, control: AgentControl, source: Path | ThreadId) -> tuple[Ancestor, Path | None]:
+    """One thread of a lineage, and its file, beside which its parent's may be."""
     path = None if isinstance(source, ThreadId) else source
     thread_id = source if isinstance(source, ThreadId) else thread_id_of_path(source)
-    parent = None if thread_id is None else await control.ask(messages.FindThread(thread_id, path))
-    history: InitialHistory
-    if parent is not None:
-        history = Forked(await _recorded(shared, parent))
-        config = config or parent._actor.config
-    else:
-        history = await _read(shared, path or await _find(shared, thread_id))
-        config = config or recorded_config(history.get_rollout_items())
-    cut = truncate_before_nth_user_message(history, nth_user_message)
-    return await control.ask(spawn(config, cut))
+    thread = None if thread_id is None else await control.ask(messages.FindThread(thread_id, path))
+    if thread is not None:
+        configured = thread.session_configured
+        meta = thread._actor.record.meta
+        lines = None if meta is None else meta.forked_from_lines
+        return Ancestor(thread.thread_id, thread.rollout_path, configured.forked_from_id, lines), thread.rollout_path
+    found = path or await _find(shared, thread_id)
+    return await _load(shared, found, partial(ancestor_in, found)), found
 
 
-async def _recorded(shared: Shared, thread: CodexThread) -> tuple[RolloutItem, ...]:
-    reply: Reply[tuple[RolloutItem, ...]] = Reply(shared.pump, shared.config.ask_timeout_s)
-    thread._actor.actor_inbox.put(Letter(messages.GiveHistory(), reply))
-    return await reply
+async def _source(
+    shared: Shared, control: AgentControl, source: Path | ThreadId
+) -> tuple[CodexThread | None, Path, Recorded]:
+    """The thread, where it lives here; its file; and all that it has recorded."""
+    path = None if isinstance(source, ThreadId) else source
+    thread_id = source if isinstance(source, ThreadId) else thread_id_of_path(source)
+    thread = None if thread_id is None else await control.ask(messages.FindThread(thread_id, path))
+    if thread is not None:
+        reply: Reply[Recorded] = Reply(shared.pump, shared.config.ask_timeout_s)
+        thread._actor.actor_inbox.put(Letter(messages.GiveHistory(), reply))
+        return thread, thread.rollout_path or Path(thread.thread_id), await reply
+    found = path or await _find(shared, thread_id)
+    return None, found, Recorded(await _load(shared, found, partial(readable_segments, found)), ())
 
 
 async def _find(shared: Shared, thread_id: ThreadId | None) -> Path:
@@ -120,18 +183,29 @@ async def _find(shared: Shared, thread_id: ThreadId | None) -> Path:
     return path
 
 
-async def _read(shared: Shared, path: Path) -> InitialHistory:
+async def _load(shared: Shared, path: Path, read: Callable[[], T]) -> T:
     limit_s = shared.config.load_timeout_s
     try:
         async with asyncio.timeout(limit_s):
-            return await shared.load(lambda: get_rollout_history(path))
+            return await shared.load(read)
     except TimeoutError:
         raise RolloutError(path, f"not read within {limit_s:g} s") from None
 
 
-def recorded_config(items: tuple[RolloutItem, ...]) -> Config:
+async def _looked_at(shared: Shared, path: Path, recorded: Recorded, look: Callable[[], T]) -> T:
+    """What is short and in memory needs no OS thread, whose pace no seed could replay."""
+    if recorded.segments or len(recorded.lines) > LINES_AT_ONCE:
+        return await _load(shared, path, look)
+    return look()
+
+
+def _replayed(recorded: Recorded) -> Replayed:
+    return replayed_lines(lines_of(recorded))
+
+
+def recorded_config(state: Replayed) -> Config:
     """The settings that a rollout has recorded; tools are code and are not among them."""
-    context, meta = last_turn_context(items), session_meta(items)
+    context, meta = state.context, state.meta
     recorded = context or meta
     cwd = Path(recorded.cwd) if recorded is not None else None
     return Config(

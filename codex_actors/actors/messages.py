@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from codex_actors.config import Config
 from codex_actors.protocol.events import Event
-from codex_actors.protocol.history import InitialHistory, RolloutItem, ThreadSource
+from codex_actors.protocol.history import InitialHistory, ThreadSource
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.ops import ApprovalPolicy, Submission, UserInput
 from codex_actors.protocol.status import AgentStatus, Ended
+from codex_actors.rollout.forking import Recorded
 from codex_actors.services.auth import AuthManager
 from codex_actors.services.models import ModelsManager
 from codex_actors.services.skills import SkillsManager
@@ -232,7 +233,7 @@ class TakeNotice(Message[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class GiveHistory(Message[tuple[RolloutItem, ...]]):
+class GiveHistory(Message[Recorded]):
     """All that the thread has recorded, written or not."""
 
 

@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from codex_actors.actors.pages import Lifecycle, Pages
 from codex_actors.actors.shared import Shared
 from codex_actors.compaction import estimated_tokens
 from codex_actors.errors import RolloutError
-from codex_actors.protocol.events import Event, EventMsg, TokenUsage, TokenUsageInfo
+from codex_actors.protocol.events import Event, EventMsg, TokenUsage, TokenUsageInfo, TurnAborted
 from codex_actors.protocol.history import (
     Compacted,
-    CompactedLine,
+    Replayed,
     ResponseItemLine,
     RolloutItem,
+    Segment,
     SessionMeta,
     as_rollout_item,
 )
 from codex_actors.protocol.items import ResponseItem, Verbatim
 from codex_actors.protocol.wire import made
+from codex_actors.rollout.forking import UNTIMED, Recorded
 from codex_actors.rollout.reader import items_of
-from codex_actors.rollout.replay import is_counted
-from codex_actors.rollout.writer import Append, encode_body
+from codex_actors.rollout.writer import Append, encode_body, encode_line
 from codex_actors.runtime.reply import Reply
 
 
@@ -90,7 +92,10 @@ class ThreadRecord:
         "history",
         "is_full",
         "lines",
+        "meta",
+        "pages",
         "path",
+        "segments",
         "summaries",
         "usage",
     )
@@ -105,6 +110,9 @@ class ThreadRecord:
         self._outbox: deque[tuple[int, Effect]] | None = None
         self._meta: SessionMeta | None = None
         self.lines: list[Any] = []
+        self.meta: SessionMeta | None = None
+        self.segments: tuple[Segment, ...] = ()
+        self.pages: Pages | None = None
         self.history: list[ResponseItem] = []
         self.usage: TokenUsageInfo | None = None
         self.path: Path | None = None
@@ -113,13 +121,14 @@ class ThreadRecord:
         self.is_full = False
         self.summaries: frozenset[str] = NO_SUMMARIES
 
-    def load(self, lines: tuple[RolloutItem, ...], history: list[ResponseItem], usage: TokenUsageInfo | None) -> None:
-        """Begin with what was recorded before."""
+    def load(self, state: Replayed, lines: Iterable[Any], history: list[ResponseItem]) -> None:
+        """Begin with what was recorded before: it stands in the files of `state`, and then in `lines`."""
         self.lines = list(lines)
+        self.segments, self.meta = state.segments, state.meta
         self.history = history
-        self.usage = usage
-        self.counted = len(history) if usage is not None and is_counted(lines) else 0
-        self.summaries = frozenset(line.payload.message for line in lines if isinstance(line, CompactedLine))
+        self.usage = state.usage
+        self.counted = len(history) if state.is_counted else 0
+        self.summaries = state.summaries
 
     @property
     def is_written(self) -> bool:
@@ -129,7 +138,7 @@ class ThreadRecord:
     @property
     def is_begun(self) -> bool:
         """Whether anything was recorded: a new thread's file is made by its first turn."""
-        return self._meta is None and (self.path is not None or bool(self.lines))
+        return self._meta is None and (self.path is not None or bool(self.lines or self.segments))
 
     def add(self, *lines: Any, is_awaited: bool = False) -> None:
         """Record payloads (or whole `RolloutItem`s): they count at once, and are on their way to the file.
@@ -142,8 +151,8 @@ class ThreadRecord:
             self.lines += lines
             return
         if meta is not None:
-            lines, self.lines = (meta, *self.lines, *lines), []
-        lines = _encoded(lines)
+            lines, self.lines = (_first(meta, self.lines, self._shared.clock.timestamp()), *self.lines, *lines), []
+        lines = self._encoded(lines)
         self.lines += lines
         if lines:
             self._send(lines, create=meta is not None, is_awaited=is_awaited)
@@ -156,9 +165,14 @@ class ThreadRecord:
             line = ResponseItemLine(payload=item, submission_id=submission_id)
         self.add(line, *events)
 
+    def add_lifecycle(self, event: Lifecycle) -> None:
+        """Record that a turn begins or ends: a paginated file says so, any other only that it was aborted."""
+        if self.pages is not None or isinstance(event, TurnAborted):
+            self.add(event)
+
     def begin(self, meta: SessionMeta) -> None:
         """The first line, for a file that is not there yet."""
-        self._meta = meta
+        self._meta = self.meta = meta
 
     def _send(self, lines: tuple[Any, ...], *, create: bool, is_awaited: bool) -> None:
         assert self.path is not None
@@ -262,19 +276,31 @@ class ThreadRecord:
         self.summaries |= {compacted.message}
         self.add(compacted, *events)
 
+    def recorded(self) -> Recorded:
+        """All lines: those that were read are still in their files, which nobody changes before that point."""
+        return Recorded(self.segments, tuple(self.lines))
+
     def rollout_items(self) -> tuple[RolloutItem, ...]:
-        """All lines, in order."""
+        """The lines in memory, in order."""
         items: list[RolloutItem] = []
         for are_bodies, group in groupby(self.lines, lambda line: type(line) is bytes):
             lines = list(group)
             items += items_of(lines) if are_bodies else map(as_rollout_item, lines)
         return tuple(items)
 
+    def _encoded(self, lines: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The lines as they go to the file: half the size, and nothing for the garbage collector to look at. Where one is
+        no JSON they stay as they are, for the writer to refuse."""
+        try:
+            if self.pages is not None:
+                return self.pages.bodies(lines)
+            return tuple([line if type(line) is bytes else encode_body(line) for line in lines])
+        except (ValueError, TypeError, RecursionError):
+            return lines
 
-def _encoded(lines: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The lines as they go to the file: half the size, and nothing for the garbage collector to look at. Where one is no
-    JSON they stay as they are, for the writer to refuse."""
-    try:
-        return tuple([line if type(line) is bytes else encode_body(line) for line in lines])
-    except (ValueError, TypeError, RecursionError):
-        return lines
+
+def _first(meta: SessionMeta, lines: list[Any], timestamp: str) -> Any:
+    """The meta of a fork as its first line: no later than what it has copied, as the times in a file never go back."""
+    copied = next((line for line in lines if type(line) is bytes and line.startswith(b"{")), b"")
+    first = copied[len(UNTIMED) : len(UNTIMED) + len(timestamp)].decode(errors="replace")
+    return encode_line(first, meta) if copied.startswith(UNTIMED) and first < timestamp else meta

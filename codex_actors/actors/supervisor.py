@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codex_actors.actors import messages
+from codex_actors.actors.birth import meta_of
 from codex_actors.actors.control import AgentControl, AgentInfo, AgentTree
 from codex_actors.actors.handle import CodexThread, NewThread
 from codex_actors.actors.shared import Shared
@@ -29,7 +30,6 @@ from codex_actors.protocol.history import New, Resumed, SubAgentSource, ThreadSo
 from codex_actors.protocol.ids import INITIAL_SUBMIT_ID, ThreadId
 from codex_actors.protocol.ops import Compact, Shutdown, Submission, UserInput, UserTurn
 from codex_actors.protocol.status import AgentStatus
-from codex_actors.rollout.replay import session_meta
 from codex_actors.runtime.actor import LATER, LoopActor, answer, answer_with
 from codex_actors.runtime.mailbox import Letter, unheeded
 from codex_actors.runtime.reply import Reply
@@ -227,7 +227,7 @@ class SupervisorActor(LoopActor):
     def _place(self, message: messages.SpawnThread) -> tuple[ThreadSource, AgentControl]:
         """Where the thread stands: an agent stands in its parent's tree, whoever spawns or resumes it."""
         history, source = message.initial_history, message.session_source
-        meta = session_meta(history.get_rollout_items()) if isinstance(history, Resumed) else None
+        meta = meta_of(history) if isinstance(history, Resumed) else None
         if meta is not None and meta.parent_thread_id is not None:
             source = SubAgentSource(parent_thread_id=meta.parent_thread_id, depth=meta.depth or 1)
         control = message.agent_control

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from codex_actors.actors import messages
-from codex_actors.actors.birth import Birth, configure, drop_accepted
+from codex_actors.actors.birth import Birth, configure
 from codex_actors.actors.control import AgentControl
 from codex_actors.actors.ops import handle_op, steer, take_in
 from codex_actors.actors.record import Answer, Effect, ThreadRecord
@@ -148,7 +148,7 @@ class ThreadActor(LoopActor):
             case messages.TakeNotice():
                 self._take_notice(message)
             case messages.GiveHistory():
-                return self.record.rollout_items()
+                return self.record.recorded()
             case messages.Subscribe():
                 self.watchers.subscribe(message.ref)
             case messages.Unsubscribe():
@@ -178,10 +178,9 @@ class ThreadActor(LoopActor):
         self.model = message.model
         birth = configure(self.shared, self.thread_id, message, self.config, str(self.cwd))
         record = self.record
-        if birth.lines:
-            lines = drop_accepted(birth.lines) if isinstance(message.initial_history, Forked) else birth.lines
-            record.load(lines, birth.history, birth.usage)
-        record.path = birth.path
+        if birth.state is not None:
+            record.load(birth.state, birth.lines, birth.history)
+        record.path, record.pages = birth.path, birth.pages
         if birth.meta is not None:
             record.begin(birth.meta)
         if birth.pending:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from codex_actors.actors.approvals import drop_approvals
+from codex_actors.actors.pages import Lifecycle
 from codex_actors.actors.record import Answer
 from codex_actors.actors.steps import COMMIT, cut_commands
 from codex_actors.actors.turn_state import Accepted, Settings, Turn
@@ -22,13 +23,13 @@ from codex_actors.errors import CodexError
 from codex_actors.model.provider import Prompt
 from codex_actors.protocol.events import (
     Error,
-    EventMsg,
     TaskComplete,
     TaskStarted,
     TokenUsage,
     TurnAborted,
     Warning,
 )
+from codex_actors.protocol.history import TurnContextItem
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.protocol.wire import made
 from codex_actors.tools.tool import ToolContext
@@ -66,7 +67,8 @@ def begin_turn(actor: ThreadActor, turn_id: str, context: contextvars.Context | 
     turn.inputs = len(history)
     for accepted in inputs:
         lines += _history_lines(actor, turn, accepted)
-    lines.append(actor.shared.turn_context(actor.config, actor.model, turn.schema, actor.cwd))
+    shared = actor.shared.turn_context(actor.config, actor.model, turn.schema, actor.cwd)
+    lines.append(made(TurnContextItem, **{**shared.__dict__, "turn_id": turn_id}))
     turn.first = len(history)
     actor.record.add(*lines)
     for accepted in inputs:
@@ -114,7 +116,9 @@ def _begin(actor: ThreadActor, turn_id: str, context: contextvars.Context | None
     limit_s = actor.shared.config.turn_timeout_s
     turn.expire = partial(_expire_turn, actor, turn, limit_s)
     actor.pump.deadlines(limit_s).set(turn.expire)
-    actor.emit(turn, made(TaskStarted, turn_id=turn_id, model_context_window=actor.config.model_context_window))
+    started = made(TaskStarted, turn_id=turn_id, model_context_window=actor.config.model_context_window)
+    actor.record.add_lifecycle(started)
+    actor.emit(turn, started)
     return turn
 
 
@@ -262,9 +266,8 @@ def end_turn(
     actor.shared.watchdog.unwatch()
     passed_s = actor.shared.clock.passed_s() - turn.started_s
     if aborted is not None:
-        event: EventMsg = made(TurnAborted, turn_id=turn.id, reason=aborted)
+        event: Lifecycle = made(TurnAborted, turn_id=turn.id, reason=aborted)
         status = AgentStatus.INTERRUPTED if aborted == "interrupted" else AgentStatus.errored(aborted)
-        actor.record.add(event)
     else:
         if error is not None:
             info = None if cause is None else getattr(cause, "codex_error_info", None)
@@ -278,6 +281,7 @@ def end_turn(
             time_to_first_token_ms=None if turn.first_token_s is None else int(turn.first_token_s * 1000),
         )
         status = AgentStatus.completed(turn.text) if error is None else AgentStatus.errored(error)
+    actor.record.add_lifecycle(event)
     actor.emit(turn, event)
     actor.record_notices()
     if aborted is None and not turn.is_compaction:

@@ -188,6 +188,7 @@ class Replayed:
         meta: The file's own meta, or None.
         history: What the model must see; a call may lack its output.
         usage: The newest that was recorded, or None.
+        is_counted: Whether that is of the history as it is: nothing was cut from it behind that.
         status: How the newest turn ended.
         context: The settings of the newest turn, or None.
         pending: The inputs that were accepted and never became an item.
@@ -200,6 +201,7 @@ class Replayed:
     meta: SessionMeta | None
     history: tuple[ResponseItem, ...]
     usage: TokenUsageInfo | None
+    is_counted: bool
     status: AgentStatus
     context: TurnContextItem | None
     pending: tuple[InputAccepted, ...]

@@ -90,6 +90,7 @@ def replayed_items(items: Sequence[RolloutItem]) -> Replayed:
         meta=session_meta(items),
         history=tuple(model_history(items)),
         usage=last_token_usage(items),
+        is_counted=is_counted(items),
         status=last_status(items),
         context=last_turn_context(items),
         pending=tuple(pending_inputs(items)),

@@ -191,6 +191,7 @@ class Scan:
         self._replacement: int | None = None
         self._events: list[bytes] = []
         self._usage: bytes | None = None
+        self._is_counted = False
         self._context: bytes | None = None
         self._pending: dict[str, InputAccepted] = {}
         self._summaries: set[str] = set()
@@ -224,7 +225,7 @@ class Scan:
                 if tag in _STATUS_EVENTS:
                     recent(address)
                     if tag == b"token_count" and _has_usage(line):
-                        self._usage = line
+                        self._usage, self._is_counted = line, True
                 elif tag == b"thread_rolled_back":
                     self._take_rollback(line)
                 if len(events) >= EVENTS:
@@ -293,8 +294,10 @@ class Scan:
     def _take_rollback(self, line: bytes) -> None:
         payload = (value_of(line) or {}).get("payload")
         turns = payload.get("num_turns") if isinstance(payload, dict) else None
-        if type(turns) is int and turns > 0:
-            self._roll_back(turns)
+        if type(turns) is int:
+            self._is_counted = False
+            if turns > 0:
+                self._roll_back(turns)
 
     def _take_meta(self, address: int, line: bytes) -> None:
         if self.meta is None and address >= self._own:
@@ -320,6 +323,7 @@ class Scan:
         else:
             self._base, self._replacement = [], address
         self._summaries.add(message)
+        self._is_counted = False
         del self._items[:]
         self._events.clear()
 
@@ -375,11 +379,13 @@ class Scan:
         is_paginated = self.meta is not None and self.meta.history_mode == "paginated"
         history = tuple(self._survivors())
         texts = {item.text for item in history if isinstance(item, Message)} if self._summaries else set()
+        usage = self._last_usage()
         self._forget_events()
         return Replayed(
             meta=self.meta,
             history=history,
-            usage=self._last_usage(),
+            usage=usage,
+            is_counted=usage is not None and self._is_counted,
             status=last_status(turn),
             context=None if self._context is None else payload_in(self._context, TurnContextItem),
             pending=tuple(self._pending.values()),

@@ -22,7 +22,7 @@ from codex_actors import (
     tool,
 )
 from codex_actors.actors.handle import CodexThread
-from codex_actors.errors import InvalidRequest, ThreadNotFound, UnsupportedOperation
+from codex_actors.errors import InvalidRequest, ThreadNotFound
 from codex_actors.protocol.events import Warning as WarningEvent
 from codex_actors.protocol.history import ResponseItemLine
 from codex_actors.protocol.items import FunctionCall, FunctionCallOutput, Message, TextInput, user_message
@@ -197,7 +197,7 @@ def test_removed_thread_is_listed_again_by_resume() -> None:
         assert manager.get_thread(new.thread_id).get(timeout=WAIT_S) is new.thread
 
 
-def test_paginated_file_is_forked_but_not_resumed(tmp_path: Path) -> None:
+def test_paginated_file_is_forked_and_resumed(tmp_path: Path) -> None:
     with ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path) as manager:
         path = start(manager, "u1").thread.rollout_path
     assert path is not None
@@ -207,12 +207,15 @@ def test_paginated_file_is_forked_but_not_resumed(tmp_path: Path) -> None:
     path.write_text("\n".join([json.dumps(meta), *rest, ""]))
     model = ScriptedModel(keep_prompts=True)
     with ThreadManager.for_testing(model, codex_home=tmp_path) as manager:
-        with pytest.raises(UnsupportedOperation, match="paginated"):
-            manager.resume_thread_from_rollout(Config(), path).get(timeout=WAIT_S)
-        assert manager.list_thread_ids().get(timeout=WAIT_S) == []
         fork = manager.fork_thread(None, Config(), path).get(timeout=WAIT_S).thread
         fork.run("u2").get(timeout=WAIT_S)
-    assert dialogue(model.prompts[-1]) == ["u1", "echo: u1", "u2"]
+        resumed = manager.resume_thread_from_rollout(Config(), path).get(timeout=WAIT_S).thread
+        resumed.run("u3").get(timeout=WAIT_S)
+        forked = lines_of(fork.rollout_path)
+    assert [dialogue(prompt) for prompt in model.prompts] == [["u1", "echo: u1", "u2"], ["u1", "echo: u1", "u3"]]
+    appended = lines_of(path)[1 + len(rest) :]
+    assert [line["ordinal"] for line in appended] == list(range(len(appended)))
+    assert not any("ordinal" in line or "history_mode" in line["payload"] for line in forked)
 
 
 # --- fork --------------------------------------------------------------------------------------------------------------
