@@ -136,6 +136,7 @@ class FunctionCall(Wire):
     type: Literal["function_call"] = "function_call"
     id: str | None = None
     name: str
+    namespace: str | None = None
     arguments: str
     call_id: str
 

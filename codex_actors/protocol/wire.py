@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -50,3 +51,32 @@ def made(kind: type[W], /, **values: Any) -> W:
     _set_extra(instance, None)
     _set_private(instance, None)
     return instance
+
+
+class NamesInOrder(set[str]):
+    """The names of the fields that a model was read with, where they did not come in the order of its class."""
+
+    order: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=1024)
+def _is_in_order(kind: type[Wire], names: tuple[str, ...]) -> bool:
+    known = [name for name in kind.model_fields if name in names]
+    return [*known, *(name for name in names if name not in kind.model_fields)] == list(names)
+
+
+def keep_order(model: Wire, names: tuple[str, ...]) -> None:
+    """Have `wire_value` give the fields of a model that was read from an object with these names in their order."""
+    if not _is_in_order(type(model), names):
+        ordered = NamesInOrder(model.__pydantic_fields_set__)
+        ordered.order = names
+        _set_names(model, ordered)
+
+
+def wire_value(model: Wire) -> Any:
+    """The JSON value of `model`: of one that was read all that stood there, nulls and unknown fields too; of one of ours
+    what it says. Fields come in the order of its class, or in that of `keep_order`."""
+    names = model.__pydantic_fields_set__
+    is_read = "type" in names and names is not _BLANKS[type(model)][1]
+    value = model.model_dump(mode="json", exclude_unset=is_read, exclude_none=not is_read)
+    return {name: value[name] for name in names.order} if isinstance(names, NamesInOrder) else value

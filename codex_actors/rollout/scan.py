@@ -28,7 +28,7 @@ from codex_actors.protocol.history import (
     TurnContextItem,
 )
 from codex_actors.protocol.items import ITEM_KINDS, GhostSnapshot, Message, ResponseItem, Verbatim
-from codex_actors.protocol.wire import Wire
+from codex_actors.protocol.wire import Wire, keep_order
 from codex_actors.rollout.chain import segments_of
 from codex_actors.rollout.lines import HEAD, FileLines, LineSource, MemoryLines, head_of, ordinal_of, value_of
 from codex_actors.rollout.reader import warn_of_skipped_lines
@@ -121,6 +121,7 @@ def item_of(payload: Any) -> ResponseItem | None:
         item: ResponseItem = kind.__pydantic_validator__.validate_python(payload)
     except ValidationError:
         return None
+    keep_order(item, tuple(payload))
     return item
 
 
