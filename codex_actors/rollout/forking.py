@@ -19,7 +19,7 @@ from codex_actors.rollout.legacy import as_legacy
 from codex_actors.rollout.lines import FileLines, head_of, value_of
 from codex_actors.rollout.replay import aborted_output, open_calls
 from codex_actors.rollout.scan import replayed_lines
-from codex_actors.rollout.turns import TurnSpan, is_user_line, turns_of
+from codex_actors.rollout.turns import ENDS, TurnSpan, is_user_line, turns_of
 from codex_actors.rollout.writer import encode_body
 
 ABORTED_MARKER = (
@@ -30,6 +30,9 @@ ABORTED_MARKER = (
 
 UNTIMED = b'{"timestamp":"'
 """With it a line begins that has no timestamp yet: `encode_body` says what follows."""
+
+_OF_ITEM = frozenset({b"user_message", b"agent_message", b"agent_reasoning", b"token_count", *ENDS})
+"""The events that tell of the item before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,19 +193,27 @@ def _turn(lines: Sequence[bytes], turn_id: str) -> TurnSpan:
 
 
 def _behind_item(lines: Sequence[bytes], item: int | str | None) -> int:
-    number = -1
+    """Where the item ends, with what was recorded of it behind it."""
+    number, end = -1, None
     for index, line in enumerate(lines):
         head = head_of(line)
-        if head is None or head.type != b"response_item":
-            continue
-        number += 1
-        if item == number:
-            return index + 1
-        if isinstance(item, str):
-            payload = (value_of(line) or {}).get("payload") or {}
-            if item in (payload.get("id"), payload.get("call_id")):
-                return index + 1
-    raise InvalidRequest(f"at: there is no item {item!r}; {number + 1} items were recorded (from 0)")
+        if end is not None:
+            if head is not None and (head.type == b"token_usage_record" or head.payload_type in _OF_ITEM):
+                continue
+            return index
+        if head is not None and head.type == b"response_item":
+            number += 1
+            end = index + 1 if _is_item(line, number, item) else None
+    if end is None:
+        raise InvalidRequest(f"at: there is no item {item!r}; {number + 1} items were recorded (from 0)")
+    return len(lines)
+
+
+def _is_item(line: bytes, number: int, item: int | str | None) -> bool:
+    if not isinstance(item, str):
+        return item == number
+    payload = (value_of(line) or {}).get("payload") or {}
+    return item in (payload.get("id"), payload.get("call_id"))
 
 
 def _is_open(lines: Sequence[bytes], turn: TurnSpan) -> bool:

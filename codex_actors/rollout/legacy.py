@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from codex_actors.protocol.items import InputImage, Message
 from codex_actors.rollout.lines import Head, head_of, value_of
-from codex_actors.rollout.scan import item_in
+from codex_actors.rollout.payloads import item_in
 from codex_actors.rollout.truncation import is_user_message
 
 _WITH_ORDINAL = re.compile(rb'(\{"timestamp":"[^"\\]*",)"ordinal":\d+,')

@@ -10,12 +10,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
-
-from pydantic import ValidationError
 
 from codex_actors.errors import RolloutError
-from codex_actors.protocol.events import EventMsg, TokenUsageInfo
+from codex_actors.protocol.events import TokenUsageInfo
 from codex_actors.protocol.history import (
     Compacted,
     EventMsgLine,
@@ -27,10 +24,10 @@ from codex_actors.protocol.history import (
     SessionMeta,
     TurnContextItem,
 )
-from codex_actors.protocol.items import ITEM_KINDS, GhostSnapshot, Message, ResponseItem, Verbatim
-from codex_actors.protocol.wire import Wire, keep_order
+from codex_actors.protocol.items import GhostSnapshot, Message, ResponseItem
 from codex_actors.rollout.chain import segments_of
 from codex_actors.rollout.lines import HEAD, FileLines, LineSource, MemoryLines, head_of, ordinal_of, value_of
+from codex_actors.rollout.payloads import RecordedEvents, item_in, line_in, payload_in
 from codex_actors.rollout.reader import warn_of_skipped_lines
 from codex_actors.rollout.replay import last_status, summarized, summary_prefix
 from codex_actors.rollout.truncation import drop_last_n_user_turns, is_user_message
@@ -45,8 +42,6 @@ SKIP_BYTES = 16 << 20
 """So much in front of a compaction is worth a search for it."""
 
 _STATUS_EVENTS = frozenset({b"token_count", b"task_complete", b"turn_aborted"})
-
-W = TypeVar("W", bound=Wire)
 
 
 def load_rollout(path: Path) -> Replayed:
@@ -100,79 +95,6 @@ def replayed_lines(lines: Sequence[bytes]) -> Replayed:
     scan = Scan(MemoryLines(lines))
     scan.take(scan.source.lines())
     return scan.replayed(0, len(lines))
-
-
-def item_in(line: bytes) -> ResponseItem | None:
-    """The item of a `response_item` line, or None where it has none that fits."""
-    value = value_of(line)
-    payload = None if value is None else value.get("payload")
-    return None if payload is None else item_of(payload)
-
-
-def item_of(payload: Any) -> ResponseItem | None:
-    """The item that a JSON object is, or None."""
-    if not isinstance(payload, dict):
-        return None
-    tag = payload.get("type")
-    kind = ITEM_KINDS.get(tag) if isinstance(tag, str) else None
-    if kind is None:
-        return Verbatim(raw=payload)
-    try:
-        item: ResponseItem = kind.__pydantic_validator__.validate_python(payload)
-    except ValidationError:
-        return None
-    keep_order(item, tuple(payload))
-    return item
-
-
-def payload_in(line: bytes, kind: type[W]) -> W | None:
-    """The payload of a line, or None where it does not fit."""
-    value = value_of(line)
-    try:
-        return None if value is None else kind.model_validate(value.get("payload"))
-    except (ValidationError, TypeError):
-        return None
-
-
-class RecordedEvents(Sequence[EventMsg]):
-    """The events of recorded lines, which are parsed when somebody looks at them."""
-
-    __slots__ = ("_events", "_lines")
-
-    def __init__(self, lines: Sequence[bytes]) -> None:
-        self._lines: tuple[bytes, ...] | None = tuple(lines)
-        self._events: tuple[EventMsg, ...] = ()
-
-    def _parsed(self) -> tuple[EventMsg, ...]:
-        lines, self._lines = self._lines, None
-        if lines is not None:
-            found = [_valid(EventMsgLine, line) for line in lines]
-            self._events = tuple(line.payload for line in found if line is not None)
-        return self._events
-
-    def __len__(self) -> int:
-        return len(self._parsed())
-
-    @overload
-    def __getitem__(self, index: int) -> EventMsg: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[EventMsg]: ...
-
-    def __getitem__(self, index: int | slice) -> EventMsg | Sequence[EventMsg]:
-        return self._parsed()[index]
-
-    def __iter__(self) -> Iterator[EventMsg]:
-        return iter(self._parsed())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self._parsed() == tuple(other)
-
-    def __hash__(self) -> int:
-        return hash(len(self))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)} events)"
 
 
 class Scan:
@@ -401,17 +323,17 @@ class Scan:
         return next((ordinal for ordinal in ordinals if ordinal is not None), -1)
 
     def _last_usage(self) -> TokenUsageInfo | None:
-        line = None if self._usage is None else _valid(EventMsgLine, self._usage)
+        line = None if self._usage is None else line_in(EventMsgLine, self._usage)
         return None if line is None else getattr(line.payload, "info", None)
 
     def _last_turn(self, start: int) -> list[RolloutItem]:
         """The lines that the status follows from: those since the newest user message. What a part of the file does not
         say (this, the usage, the settings), the lines in front of it do."""
         lines: list[RolloutItem] = []
-        for address in reversed(self._recent):
-            if self._ends_turn(self.source.line(address), lines):
-                return lines[::-1]
+        is_whole = any(self._ends_turn(self.source.line(address), lines) for address in reversed(self._recent))
         for _, line in self.source.lines_before(start):
+            if is_whole and self._context is not None and self._usage is not None:
+                break
             head = head_of(line)
             if head is None:
                 continue
@@ -420,15 +342,15 @@ class Scan:
             elif head.payload_type == b"token_count" and self._usage is None and _has_usage(line):
                 self._usage = line
             is_of_turn = head.type == b"response_item" or head.payload_type in _STATUS_EVENTS
-            if is_of_turn and self._ends_turn(line, lines):
-                break
+            if is_of_turn and not is_whole:
+                is_whole = self._ends_turn(line, lines)
         return lines[::-1]
 
     def _ends_turn(self, raw: bytes, lines: list[RolloutItem]) -> bool:
         """Add a line; whether it is a user message."""
         head = head_of(raw)
         if head is not None and head.type == b"event_msg":
-            event = _valid(EventMsgLine, raw)
+            event = line_in(EventMsgLine, raw)
             if event is not None:
                 lines.append(event)
             return False
@@ -436,14 +358,6 @@ class Scan:
         if item is not None:
             lines.append(ResponseItemLine.model_construct(payload=item))
         return item is not None and is_user_message(item)
-
-
-def _valid(kind: type[W], line: bytes) -> W | None:
-    value = value_of(line)
-    try:
-        return None if value is None else kind.model_validate(value)
-    except (ValidationError, TypeError):
-        return None
 
 
 def _has_usage(line: bytes) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from codex_actors.rollout.lines import Head, head_of, value_of
-from codex_actors.rollout.scan import item_in
+from codex_actors.rollout.payloads import item_in
 from codex_actors.rollout.truncation import is_user_message
 
 STARTS = frozenset({b"task_started", b"turn_started"})
