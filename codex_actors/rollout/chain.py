@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,13 @@ def _history_base(path: Path) -> dict[str, Any] | None:
 
 
 def _find(path: Path, base: dict[str, Any]) -> Segment:
-    for candidate in _candidates(path, base["thread_id"]):
-        end = _end_in(candidate, base)
-        if end is not None:
-            return Segment(candidate, end)
+    """The file that `base` means. A thread that was reverted has several: hence by the byte offset, before by the ordinal."""
+    candidates = list(_candidates(path, base["thread_id"]))
+    for end_in in (_end_at_offset, _end_at_ordinal):
+        for candidate in candidates:
+            end = end_in(candidate, base)
+            if end is not None:
+                return Segment(candidate, end)
     raise RolloutError(
         path,
         f"the rollout of thread {base['thread_id']}, which its history begins with, is missing (up to ordinal "
@@ -163,17 +167,34 @@ def home_of(path: Path) -> Path | None:
     return None
 
 
-def _end_in(path: Path, base: dict[str, Any]) -> int | None:
-    """Where the lines that `base` means end in `path`, or None where they are not in it."""
-    ordinal, offset = base.get("end_ordinal_exclusive"), base.get("end_byte_offset")
-    size = size_of(path)
+def _end_at_offset(path: Path, base: dict[str, Any]) -> int | None:
+    """The byte offset of `base`, where a line with the right ordinal ends there in `path`."""
+    end, ordinal = base.get("end_byte_offset"), base.get("end_ordinal_exclusive")
+    if type(end) is not int or not 0 < end <= size_of(path):
+        return None
+    with _reading(path) as fd:
+        if os.pread(fd, 1, end - 1) != b"\n":
+            return None
+        return end if type(ordinal) is not int or ordinal_of(_line_before(fd, end)) == ordinal - 1 else None
+
+
+def _end_at_ordinal(path: Path, base: dict[str, Any]) -> int | None:
+    """Where the line with the last ordinal of `base` ends in `path`, or None where it has none."""
+    ordinal = base.get("end_ordinal_exclusive")
+    if type(ordinal) is not int:
+        return None
+    with _reading(path) as fd:
+        for offset, line in file_lines(fd, 0, size_of(path)):
+            if ordinal_of(line) == ordinal - 1:
+                return offset + len(line) + 1
+    return None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[int]:
     fd = open_file(path)
     try:
-        end = offset if type(offset) is int else 0
-        is_line_end = 0 < end <= size and os.pread(fd, 1, end - 1) == b"\n"
-        if is_line_end and (type(ordinal) is not int or ordinal_of(_line_before(fd, end)) == ordinal - 1):
-            return end
-        return None if type(ordinal) is not int else _end_of_ordinal(fd, size, ordinal)
+        yield fd
     except OSError as error:
         raise RolloutError(path, f"cannot read the rollout ({error.strerror})") from error
     finally:
@@ -188,13 +209,6 @@ def _line_before(fd: int, offset: int) -> bytes:
         length = min(4 * length, offset)
         tail = os.pread(fd, length, offset - length)
     return tail[tail.rfind(b"\n", 0, -1) + 1 : -1]
-
-
-def _end_of_ordinal(fd: int, size: int, ordinal: int) -> int | None:
-    for offset, line in file_lines(fd, 0, size):
-        if ordinal_of(line) == ordinal - 1:
-            return offset + len(line) + 1
-    return None
 
 
 def _is_id(text: str) -> bool:
