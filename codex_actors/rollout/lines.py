@@ -23,10 +23,14 @@ BLOCK_BYTES = 1 << 17
 
 _WINDOW_BYTES = 1 << 18
 
-HEAD = re.compile(
+QUICK_HEAD = re.compile(
+    rb'\{"timestamp":"[^"]{23}Z",(?:"ordinal":\d+,)?"type":"([a-z_]+","payload":\{(?:"type":"[A-Za-z_]+")?)'
+)
+"""The form of nearly every line; its one group says what a `Head` does, once for each kind of line."""
+
+_HEAD = re.compile(
     rb'\{"timestamp":"[^"\\]*",(?:"ordinal":\d+,)?"type":"([a-z_]+)","payload":\{(?:"type":"([A-Za-z_]+)"[,}])?'
 )
-"""The known form; its groups are those of a `Head`."""
 
 _ORDINAL = re.compile(rb'\{"timestamp":"[^"\\]*","ordinal":(\d+),')
 
@@ -40,7 +44,7 @@ class Head(NamedTuple):
 
 def head_of(line: bytes) -> Head | None:
     """What `line` is, or None where it is no JSON object with a `type`; in the known form the rest is not looked at."""
-    match = HEAD.match(line)
+    match = _HEAD.match(line)
     if match is not None:
         return Head(*match.groups())
     value = value_of(line)

@@ -7,6 +7,7 @@ Source: as `replay`, whose functions are the rule that this follows (`test_scan_
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from codex_actors.protocol.history import (
 )
 from codex_actors.protocol.items import GhostSnapshot, Message, ResponseItem
 from codex_actors.rollout.chain import segments_of
-from codex_actors.rollout.lines import HEAD, FileLines, LineSource, MemoryLines, head_of, ordinal_of, value_of
+from codex_actors.rollout.lines import QUICK_HEAD, FileLines, LineSource, MemoryLines, head_of, ordinal_of, value_of
 from codex_actors.rollout.payloads import RecordedEvents, item_in, line_in, payload_in
 from codex_actors.rollout.reader import warn_of_skipped_lines
 from codex_actors.rollout.replay import last_status, summarized, summary_prefix
@@ -41,6 +42,25 @@ EVENTS = 1 << 16
 SKIP_BYTES = 16 << 20
 """So much in front of a compaction is worth a search for it."""
 
+KINDS = 1_024
+"""So many kinds of lines are told apart without a look at each line."""
+
+_BROKEN, _IGNORED, _ITEM, _SNAPSHOT, _EVENT, _STATUS, _USAGE, _ROLLBACK, _CONTEXT, _COMPACTED, _META, _ACCEPTED = range(
+    12
+)
+
+_OF_EVENTS = {
+    b"token_count": _USAGE,
+    b"task_complete": _STATUS,
+    b"turn_aborted": _STATUS,
+    b"thread_rolled_back": _ROLLBACK,
+}
+_OF_LINES = {
+    b"turn_context": _CONTEXT,
+    b"compacted": _COMPACTED,
+    b"session_meta": _META,
+    b"codex_actors": _ACCEPTED,
+}
 _STATUS_EVENTS = frozenset({b"token_count", b"task_complete", b"turn_aborted"})
 
 
@@ -118,48 +138,62 @@ class Scan:
         self._context: bytes | None = None
         self._pending: dict[str, InputAccepted] = {}
         self._summaries: set[str] = set()
-        self._takes: dict[bytes, Callable[[int, bytes], None]] = {
-            b"compacted": self._take_compacted,
-            b"session_meta": self._take_meta,
-            b"codex_actors": self._take_accepted,
+        self._kinds: dict[bytes, int] = {}
+        self._takes: dict[int, Callable[[int, bytes], None]] = {
+            _SNAPSHOT: self._take_recent,
+            _STATUS: self._take_status,
+            _USAGE: self._take_usage,
+            _ROLLBACK: self._take_rollback,
+            _CONTEXT: self._take_context,
+            _COMPACTED: self._take_compacted,
+            _META: self._take_meta,
+            _ACCEPTED: self._take_accepted,
         }
 
     def take(self, lines: Iterator[tuple[int, bytes]]) -> None:
         """Look at lines, in order; from the address `own` on they are those of the file that the thread goes on in."""
         # The loop that all of a large file runs through: hence its locals, and what could be methods and is not.
-        match_head, items, recent, events = HEAD.match, self._items.append, self._recent.append, self._events
+        match_head, kinds, takes = QUICK_HEAD.match, self._kinds, self._takes
+        items, recent, events = self._items.append, self._recent.append, self._events
         count = self._count
         for address, line in lines:
             count += 1
             match = match_head(line)
-            head = match.groups() if match is not None else head_of(line)
-            if head is None:
-                self._skip(address, line, count)
-                continue
-            kind, tag = head
-            if kind == b"response_item":
+            kind = kinds.get(match[1]) if match is not None else None
+            if kind is None:
+                kind = self._kind_of(line, match)
+            if kind == _ITEM:
+                items(address)
                 recent(address)
-                if tag != b"ghost_snapshot":
-                    items(address)
                 if self._pending:
                     self._settle(line)
-            elif kind == b"event_msg":
+            elif kind == _EVENT:
                 events.append(line)
-                if tag in _STATUS_EVENTS:
-                    recent(address)
-                    if tag == b"token_count" and _has_usage(line):
-                        self._usage, self._is_counted = line, True
-                elif tag == b"thread_rolled_back":
-                    self._take_rollback(line)
                 if len(events) >= EVENTS:
                     self._forget_events()
-            elif kind == b"turn_context":
-                self._context = line
-            elif kind in self._takes:
-                self._takes[kind](address, line)
-            self._is_known = True
+            elif kind == _BROKEN:
+                self._skip(address, line, count)
+            elif kind != _IGNORED:
+                takes[kind](address, line)
         self._count = count
         self.is_blank = self.is_blank and not self._is_known
+
+    def _kind_of(self, line: bytes, match: re.Match[bytes] | None) -> int:
+        """What is done with a line; of a line in the quick form it is asked once for each kind of line."""
+        head = head_of(line)
+        if head is None:
+            return _BROKEN
+        self._is_known = True
+        kind, tag = head
+        if kind == b"response_item":
+            found = _SNAPSHOT if tag == b"ghost_snapshot" else _ITEM
+        elif kind == b"event_msg":
+            found = _OF_EVENTS.get(tag or b"", _EVENT)
+        else:
+            found = _OF_LINES.get(kind, _IGNORED)
+        if match is not None and len(self._kinds) < KINDS:
+            self._kinds[match[1]] = found
+        return found
 
     def take_before(self, source: FileLines, start: int) -> None:
         """What counts of the lines in front of a compaction: the meta, and the inputs that were accepted."""
@@ -214,7 +248,25 @@ class Scan:
                 del events[: index + 1]
                 return
 
-    def _take_rollback(self, line: bytes) -> None:
+    def _take_recent(self, address: int, line: bytes) -> None:
+        self._recent.append(address)
+        if self._pending:
+            self._settle(line)
+
+    def _take_status(self, address: int, line: bytes) -> None:
+        self._events.append(line)
+        self._recent.append(address)
+
+    def _take_usage(self, address: int, line: bytes) -> None:
+        self._take_status(address, line)
+        if _has_usage(line):
+            self._usage, self._is_counted = line, True
+
+    def _take_context(self, _address: int, line: bytes) -> None:
+        self._context = line
+
+    def _take_rollback(self, _address: int, line: bytes) -> None:
+        self._events.append(line)
         payload = (value_of(line) or {}).get("payload")
         turns = payload.get("num_turns") if isinstance(payload, dict) else None
         if type(turns) is int:

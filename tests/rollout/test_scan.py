@@ -64,7 +64,7 @@ def files(thread_id: str) -> list[Path]:
 
 
 USAGE = TokenUsageInfo(total_token_usage=TokenUsage(total_tokens=7), last_token_usage=TokenUsage(total_tokens=7))
-SAID = st.sampled_from(["a", "b", "<environment_context>", "# AGENTS.md instructions for /", "x" * 50_000])
+SAID = st.sampled_from(["a", "b", "<environment_context>", "# AGENTS.md instructions for /"])
 ITEM = st.one_of(
     st.builds(user, SAID),
     st.builds(assistant, SAID),
@@ -99,6 +99,15 @@ def test_scan_agrees_with_replay(lines: list[Any], is_spaced: bool) -> None:
     assert (found.status, found.usage, found.pending) == (rule.status, rule.usage, rule.pending)
     assert found.context is None or rule.context is not None
     assert found.summaries <= rule.summaries
+
+
+def test_a_summary_keeps_the_newest_words_of_users() -> None:
+    long = [user(letter * 50_000) for letter in "abc"]
+    lines: list[Any] = [user("<environment_context>"), *long, Compacted(message="sum"), user("d")]
+    bodies = [encode_body(line) for line in lines]
+    found = replayed_lines([encode_line(STAMP, body)[:-1] for body in bodies])
+    assert found.history == replayed_items(items_of(bodies)).history
+    assert [item.text[:3] for item in found.history if isinstance(item, Message)] == ["<en", "bbb", "ccc", "sum", "d"]
 
 
 def test_each_captured_file_gives_the_replayed_history(captured: Path) -> None:
