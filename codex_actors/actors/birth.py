@@ -14,6 +14,7 @@ from codex_actors.actors.messages import Configure
 from codex_actors.actors.pages import Pages
 from codex_actors.actors.shared import Shared
 from codex_actors.config import Config
+from codex_actors.errors import UnsupportedOperation
 from codex_actors.model.provider import provider_name
 from codex_actors.protocol.events import SessionConfigured
 from codex_actors.protocol.history import (
@@ -59,7 +60,11 @@ class Birth:
 
 
 def configure(shared: Shared, thread_id: ThreadId, message: Configure, config: Config, cwd: str) -> Birth:
-    """What the thread begins with; `config` is the message's, held to its parent's policy."""
+    """What the thread begins with; `config` is the message's, held to its parent's policy.
+
+    Raises:
+        UnsupportedOperation: a paginated file was to be resumed by a history that does not say how its lines go on.
+    """
     history = message.initial_history
     keeps = shared.codex_home is not None and not config.ephemeral
     state, lines = begun_with(history)
@@ -79,7 +84,14 @@ def configure(shared: Shared, thread_id: ThreadId, message: Configure, config: C
         meta = first_line(shared, thread_id, message, cwd, forked_from, None if forked is None else forked.parent_lines)
     resumed = state if isinstance(history, Resumed) else None
     pages = None
-    if path is not None and resumed is not None and resumed.next_ordinal is not None:
+    if (
+        path is not None
+        and resumed is not None
+        and resumed.meta is not None
+        and resumed.meta.history_mode == "paginated"
+    ):
+        if resumed.next_ordinal is None:
+            raise UnsupportedOperation(f"resume of a paginated rollout by its items; resume it by its path ({path})")
         pages = Pages(thread_id, resumed.next_ordinal)
     return Birth(
         state=state,

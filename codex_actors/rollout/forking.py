@@ -17,8 +17,8 @@ from codex_actors.protocol.items import InputText, Message, ResponseItem, Verbat
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.legacy import as_legacy
 from codex_actors.rollout.lines import FileLines, head_of, value_of
+from codex_actors.rollout.load import replayed_lines
 from codex_actors.rollout.replay import aborted_output, open_calls
-from codex_actors.rollout.scan import replayed_lines
 from codex_actors.rollout.turns import ENDS, TurnSpan, is_user_line, turns_of
 from codex_actors.rollout.writer import encode_body
 

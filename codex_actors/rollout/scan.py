@@ -1,4 +1,4 @@
-"""What of a rollout still counts, from its bytes: the one way from a file to the history that the model must see.
+"""What of a rollout still counts, while its lines are looked at as bytes (`load` is where a file comes from).
 
 The law of this file: a line is parsed only if it survives what stands behind it. In memory are the addresses of lines that
 may, and never a line that a compaction or a rollback has made dead.
@@ -10,9 +10,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
-from codex_actors.errors import RolloutError
 from codex_actors.protocol.events import TokenUsageInfo
 from codex_actors.protocol.history import (
     Compacted,
@@ -26,10 +24,8 @@ from codex_actors.protocol.history import (
     TurnContextItem,
 )
 from codex_actors.protocol.items import GhostSnapshot, Message, ResponseItem
-from codex_actors.rollout.chain import segments_of
-from codex_actors.rollout.lines import QUICK_HEAD, FileLines, LineSource, MemoryLines, head_of, ordinal_of, value_of
+from codex_actors.rollout.lines import QUICK_HEAD, FileLines, LineSource, head_of, ordinal_of, value_of
 from codex_actors.rollout.payloads import RecordedEvents, item_in, line_in, payload_in
-from codex_actors.rollout.reader import warn_of_skipped_lines
 from codex_actors.rollout.replay import last_status, summarized, summary_prefix
 from codex_actors.rollout.truncation import drop_last_n_user_turns, is_user_message
 
@@ -38,9 +34,6 @@ EVENT_BYTES = 8 << 20
 
 EVENTS = 1 << 16
 """So many are held at most; half of them is what is kept."""
-
-SKIP_BYTES = 16 << 20
-"""So much in front of a compaction is worth a search for it."""
 
 KINDS = 1_024
 """So many kinds of lines are told apart without a look at each line."""
@@ -62,59 +55,6 @@ _OF_LINES = {
     b"codex_actors": _ACCEPTED,
 }
 _STATUS_EVENTS = frozenset({b"token_count", b"task_complete", b"turn_aborted"})
-
-
-def load_rollout(path: Path) -> Replayed:
-    """What a thread needs to go on in `path`: with the parts of other files that its history begins with.
-
-    Lines that are broken or that do not fit are skipped, as `get_rollout_history` does. In a large file those in front of
-    the newest compaction are not even looked at.
-
-    Raises:
-        RolloutError: a file is missing, not readable, empty, not text, or has no meta with a thread id.
-    """
-    segments = segments_of(path)
-    with FileLines(segments) as source:
-        own = source.start_of(len(segments) - 1)
-        scan = Scan(source, own)
-        start = _newest_replacement(source)
-        if start > 0:
-            scan.take_before(source, start)
-        scan.take(source.lines(start))
-        if scan.is_blank:
-            raise RolloutError(path, "empty session file")
-        if scan.is_binary():
-            raise RolloutError(path, "not a rollout file (its bytes are not UTF-8 text)")
-        if scan.skipped:
-            warn_of_skipped_lines(path, scan.skipped)
-        if scan.meta is None:
-            raise RolloutError(path, "failed to parse thread ID from rollout file")
-        return scan.replayed(start, source.size, segments)
-
-
-def _newest_replacement(source: FileLines) -> int:
-    """Where the newest compaction stands that leaves nothing of what is before it, if that is much; or 0."""
-    if source.size < SKIP_BYTES:
-        return 0
-    for data, address in source.blocks_before(source.size):
-        at = len(data)
-        while (at := data.rfind(b'"compacted"', 0, at)) >= 0:
-            begin, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
-            line = data[begin : end if end >= 0 else len(data)]
-            head = head_of(line)
-            if head is not None and head.type == b"compacted":
-                compacted = payload_in(line, Compacted)
-                if compacted is not None and compacted.replacement_history is not None:
-                    return address + begin if address + begin >= SKIP_BYTES else 0
-            at = begin
-    return 0
-
-
-def replayed_lines(lines: Sequence[bytes]) -> Replayed:
-    """The same of whole lines that are in memory, without their newlines."""
-    scan = Scan(MemoryLines(lines))
-    scan.take(scan.source.lines())
-    return scan.replayed(0, len(lines))
 
 
 class Scan:

@@ -16,7 +16,7 @@ from codex_actors.protocol.items import FunctionCall, Message
 from codex_actors.protocol.ops import Compact, ThreadRollback
 from codex_actors.rollout.chain import meta_of, segments_of
 from codex_actors.rollout.forking import ForkPoint
-from codex_actors.rollout.scan import load_rollout
+from codex_actors.rollout.load import load_rollout
 from codex_actors.tools.agents import agent_tools
 
 WAIT_S = 10.0

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from codex_actors import Config, Interrupt, ScriptedModel, ThreadManager, tool
-from codex_actors.errors import RolloutError
+from codex_actors.errors import RolloutError, UnsupportedOperation
 from codex_actors.protocol.items import FunctionCall, Message
 from codex_actors.protocol.ops import Compact
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.forking import ForkPoint
+from codex_actors.rollout.reader import get_rollout_history
 
 WAIT_S = 10.0
 DATA = Path(__file__).parents[1] / "rollout" / "data"
@@ -132,6 +133,17 @@ def test_a_missing_parent_makes_no_thread(home: Path) -> None:
         with pytest.raises(RolloutError, match=r"00000000000a.*is missing"):
             manager.fork_thread(None, None, path_in(home, FORK)).get(timeout=WAIT_S)
         assert manager.list_thread_ids().get(timeout=WAIT_S) == []
+
+
+def test_items_alone_do_not_resume_such_a_file(home: Path) -> None:
+    path = path_in(home, ROOT)
+    before = path.read_bytes()
+    with ThreadManager(home) as manager:
+        history = get_rollout_history(path)
+        with pytest.raises(UnsupportedOperation, match="resume it by its path"):
+            manager.resume_thread_with_history(Config(), history).get(timeout=WAIT_S)
+        assert manager.list_thread_ids().get(timeout=WAIT_S) == []
+    assert path.read_bytes() == before
 
 
 def test_a_resumed_thread_holds_no_line_of_its_file(home: Path) -> None:
