@@ -97,6 +97,7 @@ def test_scan_agrees_with_replay(lines: list[Any], is_spaced: bool) -> None:
     found, rule = replayed_lines(whole), replayed_items(items_of(bodies))
     assert found.history == rule.history
     assert (found.status, found.usage, found.pending) == (rule.status, rule.usage, rule.pending)
+    assert found.is_counted == rule.is_counted
     assert found.context is None or rule.context is not None
     assert found.summaries <= rule.summaries
 
