@@ -5,10 +5,11 @@ Source: `codex-rs/protocol/src/protocol.rs`, `Event` and `EventMsg`; `items.rs`,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, Tag, TypeAdapter
+from pydantic import Field, SerializerFunctionWrapHandler, Tag, TypeAdapter, field_serializer
 
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import InputItem, Verbatim, tagged
@@ -60,6 +61,11 @@ class SessionConfigured(Wire):
     cwd: str
     initial_messages: tuple[EventMsg, ...] | None = None
     rollout_path: str | None = None
+
+    @field_serializer("initial_messages", mode="wrap")
+    def _serialized(self, messages: Sequence[EventMsg] | None, serialize: SerializerFunctionWrapHandler) -> Any:
+        # Those of a rollout are a sequence that parses its lines late, and of which Pydantic knows nothing.
+        return serialize(None if messages is None else tuple(messages))
 
 
 class TaskStarted(Wire):

@@ -414,3 +414,13 @@ def test_meta_line_names_no_model_provider(tmp_path: Path) -> None:
         new = start(manager, "u1")
         assert new.session_configured.model_provider_id == "scripted"
     assert "model_provider" not in lines_of(new.thread.rollout_path)[0]["payload"]
+
+
+def test_events_of_a_rollout_are_shown_as_json(tmp_path: Path) -> None:
+    with ThreadManager(tmp_path) as manager:
+        path = start(manager, "u1").thread.rollout_path
+        assert path is not None
+    with ThreadManager(tmp_path) as manager:
+        configured = manager.resume_thread_from_rollout(Config(), path).get(timeout=WAIT_S).session_configured
+        shown = json.loads(configured.model_dump_json())["initial_messages"]
+    assert [message["type"] for message in shown][:2] == ["user_message", "agent_message"]
