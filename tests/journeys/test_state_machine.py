@@ -51,10 +51,11 @@ from codex_actors.protocol.events import (
     TurnAborted,
     UserMessage,
 )
-from codex_actors.protocol.history import as_rollout_item
+from codex_actors.protocol.history import ROLLOUT_ITEM, as_rollout_item
 from codex_actors.protocol.items import FunctionCall, FunctionCallOutput, Message, ResponseItem
 from codex_actors.protocol.ops import Op
 from codex_actors.protocol.status import Ended
+from codex_actors.rollout.forking import lines_of
 from codex_actors.rollout.reader import get_rollout_history
 from codex_actors.rollout.truncation import is_user_message
 from codex_actors.runtime.actor import LoopActor
@@ -573,7 +574,8 @@ class ThreadsMachine(RuleBasedStateMachine):
             assert life.path.exists() == life.has_file
             if life.has_file:
                 assert life.record is not None
-                assert dumped(get_rollout_history(life.path).get_rollout_items()) == dumped(life.record.rollout_items())
+                recorded = [ROLLOUT_ITEM.validate_json(line) for line in lines_of(life.record.recorded())]
+                assert dumped(get_rollout_history(life.path).get_rollout_items()) == dumped(recorded)
 
     def teardown(self) -> None:
         logging.getLogger("pykka").propagate = True
