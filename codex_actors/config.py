@@ -14,6 +14,9 @@ Durability: TypeAlias = Literal["memory", "flush", "fsync"]
 """When what a thread says becomes visible: at once (written as soon as the writer gets to it), when its line is in the
 kernel (survives the death of the process), or when its line is on the disk (survives the machine)."""
 
+SingleWriter: TypeAlias = Literal["locked", "trust"]
+"""How two writers of one thread are kept apart: by locks, which the folder has to have, or by you."""
+
 
 @runtime_checkable
 class ToolLike(Protocol):
@@ -104,6 +107,7 @@ class ManagerConfig:
 
     Attributes:
         durability: See `Durability`.
+        single_writer: See `SingleWriter`.
         ask_timeout_s: What the runtime itself answers (start, get, submit accepted, remove).
         turn_timeout_s: One turn.
         tool_timeout_s: One tool call, unless the tool has a deadline of its own.
@@ -125,10 +129,13 @@ class ManagerConfig:
     close_timeout_s: float = 10.0
     block_warning_s: float = 0.1
     clock: Any = None
+    single_writer: SingleWriter = "locked"
 
     def __post_init__(self) -> None:
         if self.durability not in ("memory", "flush", "fsync"):
             raise InvalidRequest(f"ManagerConfig.durability: {self.durability!r} is not memory, flush or fsync")
+        if self.single_writer not in ("locked", "trust"):
+            raise InvalidRequest(f"ManagerConfig.single_writer: {self.single_writer!r} is not locked or trust")
         for name in _TIMEOUTS:
             value = getattr(self, name)
             if not is_seconds(value):

@@ -14,6 +14,8 @@
     ├── ReplyCancelled                  somebody called `reply.cancel()`
     ├── DeadlockError                   a wait that would block the loop that has to answer it
     ├── RolloutError                    a rollout file could not be read or written
+    │   ├── WriterConflict              somebody else writes it
+    │   └── LocksUnsupported            its folder has no locks, without which two writers cannot be kept apart
     ├── McpServerError                  an MCP server could not be started; the threads can go on without its tools
     ├── ModelError                      a model, or its server, did not answer; `codex_error_info` is Codex's word for it
     │   ├── StreamError                 its stream ended before its answer was complete
@@ -191,6 +193,37 @@ class RolloutError(CodexError):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.path}"
+
+
+class WriterConflict(RolloutError):
+    """The rollout at `path` belongs to another writer.
+
+    `owner` names it. `age` is for how many seconds it has been its writer, or None where nothing says so. `alive`: it still
+    is; a writer that was taken over from is told of one that may have ended since.
+    """
+
+    def __init__(self, path: Path | str, owner: str, age: float | None, alive: bool) -> None:
+        since = "" if age is None else f", for {age:.0f} s"
+        what = f"{owner} writes this rollout{since}" if alive else f"{owner} has written this rollout meanwhile"
+        super().__init__(path, f"{what}; follow it, fork it, or resume it with take_over=True")
+        self.args = (path, owner, age, alive)
+        self.owner = owner
+        self.age = age
+        self.alive = alive
+
+
+class LocksUnsupported(RolloutError):
+    """`path` is in a folder that has no locks (`flock`), as those of some network file systems have none."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, _NO_LOCKS)
+        self.args = (path,)
+
+
+_NO_LOCKS = (
+    "no file can be locked here, so two writers of one thread could not be kept apart; use a folder of this machine, "
+    'or ManagerConfig(single_writer="trust") where no other program writes these threads'
+)
 
 
 class McpServerError(CodexError):

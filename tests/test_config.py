@@ -68,6 +68,8 @@ BAD_MANAGER_CONFIGS: list[tuple[str, Any]] = [
     ("durability", "disk"),
     ("durability", None),
     ("durability", []),
+    ("single_writer", "nobody"),
+    ("single_writer", None),
     *[(name, value) for name in TIMEOUTS for value in (0, -1, -0.5, "30", None, True, float("nan"))],
     *[("tool_output_bytes", value) for value in (0, -1, 1.5, "40000", None, True)],
     ("block_warning_s", -0.1),
@@ -136,6 +138,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert (Config().max_agents, Config().max_depth) == (64, 4)
     assert ManagerConfig() == ManagerConfig(
         durability="flush",
+        single_writer="locked",
         ask_timeout_s=30,
         turn_timeout_s=3_600,
         tool_timeout_s=600,

@@ -26,6 +26,7 @@ from codex_actors.errors import (
     InternalAgentDied,
     InternalServerError,
     InvalidRequest,
+    LocksUnsupported,
     McpServerError,
     MissingCredentials,
     ModelError,
@@ -45,6 +46,7 @@ from codex_actors.errors import (
     UnexpectedStatus,
     UnsupportedOperation,
     UsageLimitReached,
+    WriterConflict,
 )
 
 # Each error once or more, with its whole text. Where Codex has the case, its text comes first.
@@ -80,6 +82,19 @@ TEXTS: list[tuple[CodexError, str]] = [
         "manager's own loop, or make the blocking call from another OS thread",
     ),
     (RolloutError(Path("a.jsonl"), "empty session file"), "empty session file: a.jsonl"),
+    (
+        WriterConflict("a.jsonl", "process 7 on host", 12.3, True),
+        "process 7 on host writes this rollout, for 12 s; follow it, fork it, or resume it with take_over=True: a.jsonl",
+    ),
+    (
+        WriterConflict("a.jsonl", "process 7", None, False),
+        "process 7 has written this rollout meanwhile; follow it, fork it, or resume it with take_over=True: a.jsonl",
+    ),
+    (
+        LocksUnsupported("a.lock"),
+        "no file can be locked here, so two writers of one thread could not be kept apart; use a folder of this machine, "
+        'or ManagerConfig(single_writer="trust") where no other program writes these threads: a.lock',
+    ),
     (McpServerError("files", "exited with code 3"), "the MCP server 'files' exited with code 3"),
     (StreamError("idle timeout", 1.5), "stream disconnected before completion: idle timeout"),
     (ModelError("no answer"), "no answer"),

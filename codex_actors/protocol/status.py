@@ -85,14 +85,15 @@ class AgentStatus:
         )
 
 
-EndReason: TypeAlias = Literal["shutdown", "crashed"]
+EndReason: TypeAlias = Literal["shutdown", "crashed", "fenced"]
+"""`fenced`: another writer has taken its rollout over, or a program that knows no locks of ours writes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """A thread's end, told once to everybody who watched, also to those who watch late.
 
-    `message` says what crashed it, or is None after a shutdown.
+    `message` says what crashed it, or who took it over; it is None after a shutdown.
     """
 
     thread_id: ThreadId
