@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from codex_actors.config import Durability
-from codex_actors.errors import InvalidRequest, RolloutError, UnsupportedOperation
+from codex_actors.errors import InvalidRequest, RolloutError, UnsupportedOperation, WriterConflict
 from codex_actors.protocol.events import EventMsg
 from codex_actors.protocol.history import (
     Compacted,
@@ -40,6 +40,7 @@ from codex_actors.protocol.history import (
 )
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import ResponseItem, Verbatim
+from codex_actors.rollout.claims import Claims, keep_refused
 
 _LOGGER = logging.getLogger("codex_actors")
 
@@ -63,13 +64,15 @@ class Append:
 
     Bytes are a line that `encode_body` has made, or a whole line, which keeps its own timestamp. `create`: these are the
     first lines of a file that must not exist yet. Otherwise it must exist. Without items it only tries again what waits
-    for the path.
+    for the path. `release`: the thread has ended; once all is written, its file is closed and anybody may become its
+    writer.
     """
 
     path: Path
     timestamp: str
     items: tuple[Recordable | bytes, ...]
     create: bool
+    release: bool = False
 
 
 @dataclass(slots=True)
@@ -102,10 +105,12 @@ class RolloutWriter:
     Runs in: one OS thread, which may block on the disk.
     """
 
-    def __init__(self, durability: Durability) -> None:
+    def __init__(self, durability: Durability, claims: Claims | None = None) -> None:
+        """`claims` says which rollouts are this writer's to write; None trusts that nobody else writes them."""
         self._fsync = durability == "fsync"
         self._files: OrderedDict[Path, _OpenFile] = OrderedDict()
         self._waiting: dict[Path, _Waiting] = {}
+        self._claims = claims
         self._closed = False
 
     def write(self, batch: Sequence[Append]) -> list[RolloutError | None]:
@@ -126,7 +131,11 @@ class RolloutWriter:
         for index, append in enumerate(batch):
             indexes_of.setdefault(append.path, []).append(index)
         for path, indexes in indexes_of.items():
-            self._write_path(path, [batch[index] for index in indexes], indexes, results)
+            appends = [batch[index] for index in indexes]
+            self._write_path(path, appends, indexes, results)
+            if self._claims is not None and path not in self._waiting and any(append.release for append in appends):
+                self._close(path)
+                self._claims.release(path)
         return results
 
     def waiting(self) -> dict[Path, int]:
@@ -142,13 +151,21 @@ class RolloutWriter:
         for path, lines in self.waiting().items():
             _LOGGER.error("rollout %s: %d line(s) could not be written", path, lines)
         self._closed = True
-        while self._files:
-            self._close_oldest()
+        for path in list(self._files):
+            self._close(path)
+        if self._claims is not None:
+            self._claims.close()
 
     def _write_path(
         self, path: Path, appends: list[Append], indexes: list[int], results: list[RolloutError | None]
     ) -> None:
         waiting = self._waiting.get(path)
+        conflict = None if self._claims is None else self._claims.conflict(path)
+        if (
+            conflict is not None
+        ):  # also for an append without items, whose thread must not take it for an acknowledgement
+            for index in indexes:
+                results[index] = conflict
         if waiting is None:
             if not any(append.items for append in appends):
                 return
@@ -164,29 +181,45 @@ class RolloutWriter:
                 self._waiting[path] = waiting
             return
         file: _OpenFile | None = None
-        reason = None
+        failure: RolloutError | None = None
         try:
             file = self._open(path, waiting)
             waiting.timestamp = max(waiting.timestamp, file.timestamp)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RolloutError) as error:
             # ValueError: a NUL byte in the path.
-            reason = _reason(error)
+            failure = _failure(path, error)
         for _, timestamp, bodies in encoded:
             _take(timestamp, bodies, waiting)
         if file is not None and waiting.lines:
             try:
-                self._append(file, waiting)
-            except OSError as error:
-                reason = _reason(error)
+                self._append(path, file, waiting)
+            except (OSError, RolloutError) as error:
+                failure = _failure(path, error)
                 # What went wrong may be the descriptor's (a mount that went away): the next attempt gets a new one.
-                os.close(self._files.pop(path).fd)
-        if reason is None:
+                self._close(path)
+        if failure is None:
             self._waiting.pop(path, None)
             return
-        if waiting.lines:
-            self._waiting[path] = waiting
         for index, _, _ in encoded:
-            results[index] = RolloutError(path, reason)
+            results[index] = failure
+        if isinstance(failure, WriterConflict):
+            self._refuse(path, waiting.lines)
+        elif waiting.lines:
+            self._waiting[path] = waiting
+
+    def _refuse(self, path: Path, lines: list[bytes]) -> None:
+        """Nobody will write these: they are kept beside the rollout."""
+        self._waiting.pop(path, None)
+        self._close(path)
+        if not lines:
+            return
+        try:
+            keep_refused(path, lines)
+            _LOGGER.warning(
+                "rollout %s: another writer has it; %d refused line(s) are in its .fenced", path, len(lines)
+            )
+        except OSError as error:
+            _LOGGER.error("rollout %s: another writer has it; %d line(s) are lost (%s)", path, len(lines), error)
 
     def _open(self, path: Path, waiting: _Waiting) -> _OpenFile:
         file = None if waiting.create else self._files.get(path)
@@ -194,7 +227,7 @@ class RolloutWriter:
             stat = os.fstat(file.fd)
             if stat.st_nlink == 0:
                 # Somebody deleted the file: what we wrote to it would vanish without a word. Opening says so.
-                os.close(self._files.pop(path).fd)
+                self._close(path)
                 file = None
             else:
                 file.size = stat.st_size
@@ -202,10 +235,12 @@ class RolloutWriter:
         if file is None:
             file = self._files[path] = self._open_new(path, waiting)
             if len(self._files) > MAX_OPEN_FILES:
-                self._close_oldest()
+                self._close(next(iter(self._files)))
         return file
 
     def _open_new(self, path: Path, waiting: _Waiting) -> _OpenFile:
+        if self._claims is not None:
+            self._claims.open(path)
         if waiting.create:
             fd = _create(path, waiting.changed_folders)
             waiting.create = False
@@ -225,15 +260,21 @@ class RolloutWriter:
             raise
         return _OpenFile(fd, size, timestamp, torn)
 
-    def _append(self, file: _OpenFile, waiting: _Waiting) -> None:
+    def _append(self, path: Path, file: _OpenFile, waiting: _Waiting) -> None:
         lines = waiting.lines
         try:
+            if self._claims is not None:
+                self._claims.check(path, file.fd)
             _write_all(file.fd, b"".join([b"\n", *lines] if file.torn else lines))
             if self._fsync:
                 os.fsync(file.fd)
                 for folder in waiting.changed_folders:
                     _fsync_folder(folder)
-        except OSError:
+            if self._claims is not None:
+                self._claims.check(path, file.fd)
+        except WriterConflict:
+            raise  # the file is not ours to cut
+        except (OSError, RolloutError):
             # Also after a failed fsync: the kernel may have forgotten the pages; only writing anew brings them back.
             try:
                 os.ftruncate(file.fd, file.size)
@@ -243,9 +284,12 @@ class RolloutWriter:
         file.torn = False
         file.timestamp = waiting.timestamp
 
-    def _close_oldest(self) -> None:
-        _, file = self._files.popitem(last=False)
-        os.close(file.fd)
+    def _close(self, path: Path) -> None:
+        file = self._files.pop(path, None)
+        if file is not None:
+            os.close(file.fd)
+        if self._claims is not None:
+            self._claims.closed(path)
 
 
 def encode_line(timestamp: str, item: Recordable | bytes) -> bytes:
@@ -417,5 +461,7 @@ def _fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _reason(error: OSError | ValueError) -> str:
-    return f"cannot write the rollout ({getattr(error, 'strerror', None) or error})"
+def _failure(path: Path, error: OSError | ValueError | RolloutError) -> RolloutError:
+    if isinstance(error, RolloutError):
+        return error
+    return RolloutError(path, f"cannot write the rollout ({getattr(error, 'strerror', None) or error})")

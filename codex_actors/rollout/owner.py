@@ -1,0 +1,213 @@
+"""Who writes a thread: its owner's record names a manager, and that one lives as long as its lock is held.
+
+    <home>/codex_actors/owners.lock               held while a record is read and changed
+    <home>/codex_actors/owners/<thread id>.json   manager, pid, host, started, epoch
+    <home>/codex_actors/writers/<manager>.lock    held by the manager while it is open
+    <home>/thread-writer-locks/<thread id>.lock   Codex's own, held while we have the thread's rollout open
+
+The law of this file: the manager's lock alone says whether an owner lives; pid, host and time only explain. A record is
+replaced as a whole, so its inode and change time say whether it is still the one that was read.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeAlias
+
+from codex_actors.errors import RolloutError, WriterConflict
+from codex_actors.protocol.ids import ThreadId
+from codex_actors.rollout.locks import FileLock, Turnstile, is_locked, try_lock
+
+Stamp: TypeAlias = tuple[int, int]
+"""Inode and change time (ns) of a record."""
+
+_RECORD_BYTES = 4096
+_SWEPT = 256
+"""Locks of managers that are looked at when a manager makes its own: those of dead ones are removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRecord:
+    """What stands in an owner's record. `epoch` grows by 1 with each owner of the thread."""
+
+    manager: str
+    pid: int
+    host: str
+    started: str
+    epoch: int
+
+
+class HomeLocks:
+    """What one manager has of one home. Made without touching the disk; the first `with` of `turnstile` makes the folders.
+
+    Runs in: OS threads that may block. Everything but `codex_lock` and `check` is called inside of `turnstile`.
+    """
+
+    def __init__(self, home: Path, now: Callable[[], datetime]) -> None:
+        self.manager = uuid.uuid4().hex  # not the clock's: what a seed replays must not meet itself in another process
+        self._now = now
+        self._ours = home / "codex_actors"
+        self._theirs = home / "thread-writer-locks"
+        self._alive: FileLock | None = None
+        self._turnstile = Turnstile(self._ours / "owners.lock")
+        self._codex_turnstile = Turnstile(self._theirs / ".coordination.lock")
+
+    def turnstile(self) -> Turnstile:
+        """What to be in while a record is looked at and changed."""
+        if self._alive is None:
+            folders = (self._ours.parent, self._ours, self._ours / "owners", self._ours / "writers", self._theirs)
+            for folder in folders:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._turnstile
+
+    def record_path(self, thread_id: ThreadId) -> Path:
+        """Where the thread's owner is named."""
+        return self._ours / "owners" / f"{thread_id}.json"
+
+    def read(self, thread_id: ThreadId) -> OwnerRecord | None:
+        """The thread's owner; None where it has none, or where it died before it had written its name."""
+        try:
+            with open(self.record_path(thread_id), "rb") as file:
+                value = json.loads(file.read(_RECORD_BYTES))
+            return OwnerRecord(**{field.name: value[field.name] for field in fields(OwnerRecord)})
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, thread_id: ThreadId, epoch: int) -> Stamp:
+        """Make this manager the thread's owner; whoever was it before is fenced when this returns."""
+        self._live()
+        started = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        record = OwnerRecord(self.manager, os.getpid(), os.uname().nodename, started, epoch)
+        content = json.dumps(asdict(record)).encode()
+        path = self.record_path(thread_id)
+        try:
+            return _write_new(path, content)
+        except FileExistsError:
+            fresh = path.with_suffix(f".{self.manager}")
+            _write_new(fresh, content)
+            os.replace(fresh, path)
+            return stamp_of(path) or (0, 0)  # a rename changes the change time
+
+    def remove(self, thread_id: ThreadId, stamp: Stamp) -> None:
+        """The thread is free, unless somebody else owns it by now."""
+        path = self.record_path(thread_id)
+        if stamp_of(path) == stamp:
+            os.unlink(path)
+
+    def is_alive(self, record: OwnerRecord) -> bool:
+        """Whether the owner is still open, in whatever state. What a dead one has left of itself is removed."""
+        path = self._writer_path(record.manager)
+        if is_locked(path):
+            return True
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        return False
+
+    def conflict(self, path: Path, record: OwnerRecord | None, *, alive: bool) -> WriterConflict:
+        """The error that names the owner."""
+        if record is None:
+            return WriterConflict(path, "a writer that has left no name", None, alive)
+        here = "" if record.host == os.uname().nodename else f" on {record.host}"
+        try:
+            age = max((self._now() - datetime.fromisoformat(record.started)).total_seconds(), 0.0)
+        except (ValueError, TypeError):
+            age = None
+        return WriterConflict(path, f"process {record.pid}{here} (manager {record.manager})", age, alive)
+
+    def codex_lock(self, path: Path, thread_id: ThreadId, stamp: Stamp) -> FileLock:
+        """Codex's own lock of a thread that is ours by the record with this stamp. Another manager that still holds it is
+        fenced, and does not keep it.
+
+        Raises:
+            WriterConflict: a program that is none of ours has it, or the thread is not ours any more.
+        """
+        lock_path = self._theirs / f"{thread_id}.lock"
+        with self._codex_turnstile:
+            lock = try_lock(lock_path)
+            if lock is None:
+                self._check_holder(path, lock_path)
+                with self._turnstile:  # the order of the two is this one everywhere
+                    if stamp_of(self.record_path(thread_id)) != stamp:
+                        raise self.conflict(path, self.read(thread_id), alive=True)
+                    os.unlink(lock_path)
+                lock = try_lock(lock_path)
+                if lock is None:
+                    raise RolloutError(
+                        path, f"a program locks {lock_path} without {self._codex_turnstile.path}; end it"
+                    )
+            os.ftruncate(lock.fd, 0)
+            os.pwrite(lock.fd, self.manager.encode(), 0)
+        return lock
+
+    def check_codex(self, path: Path, thread_id: ThreadId) -> None:
+        """Raises `WriterConflict` while a program that is none of ours has the thread open."""
+        lock_path = self._theirs / f"{thread_id}.lock"
+        if lock_path.exists():
+            with self._codex_turnstile:
+                if is_locked(lock_path):
+                    self._check_holder(path, lock_path)
+
+    def _check_holder(self, path: Path, lock_path: Path) -> None:
+        # Codex leaves its lock empty; ours has the manager's name in it, and the thread's record is what counts among us.
+        if not lock_path.stat().st_size:
+            raise WriterConflict(path, f"another program, Codex as it seems ({lock_path} is locked),", None, True)
+
+    def release_codex(self, lock: FileLock) -> None:
+        """Give Codex's lock back: as Codex does it, without leaving the file."""
+        with self._codex_turnstile:
+            lock.remove()
+
+    def close(self) -> None:
+        """This manager lives no more: what it still owns can be taken by anybody."""
+        alive, self._alive = self._alive, None
+        if alive is not None:
+            alive.remove()
+        self._turnstile.close()
+        self._codex_turnstile.close()
+
+    def _live(self) -> None:
+        if self._alive is None:
+            self._sweep()
+            self._alive = try_lock(self._writer_path(self.manager))
+
+    def _sweep(self) -> None:
+        for name in os.listdir(self._ours / "writers")[:_SWEPT]:
+            path = self._ours / "writers" / name
+            if not is_locked(path):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def _writer_path(self, manager: str) -> Path:
+        # A name that is none of ours must not lead out of the folder.
+        return self._ours / "writers" / f"{manager.replace('/', '_')}.lock"
+
+
+def stamp_of(record_path: Path | str) -> Stamp | None:
+    """The stamp of the record that stands there, or None."""
+    try:
+        stat = os.stat(record_path)
+    except FileNotFoundError:
+        return None
+    return (stat.st_ino, stat.st_ctime_ns)
+
+
+def _write_new(path: Path, content: bytes) -> Stamp:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if os.write(fd, content) < len(content):  # half a name is none, and would leave the thread to anybody
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        stat = os.fstat(fd)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+    return (stat.st_ino, stat.st_ctime_ns)
