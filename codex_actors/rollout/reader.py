@@ -84,6 +84,11 @@ def items_of(bodies: Iterable[bytes]) -> list[RolloutItem]:
     return _parse_lines(b"".join([b"{" + body[2:] for body in bodies]))[0]
 
 
+def parse(lines: bytes) -> list[RolloutItem]:
+    """Whole lines, each as `get_rollout_history` reads it."""
+    return _parse_lines(lines)[0]
+
+
 def rollout_path_of(codex_home: Path | str, thread_id: ThreadId | str) -> Path | None:
     """The newest rollout of `thread_id` under `<codex_home>/sessions`, by its name, or None.
 
