@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, TypeVar
 from codex_actors.actors import kept, loading, messages
 from codex_actors.actors.closing import CloseReport
 from codex_actors.actors.control import AgentControl, thread_id_of
+from codex_actors.actors.following import RolloutStream
 from codex_actors.actors.handle import CodexThread, NewThread
 from codex_actors.actors.opened import Opened, open_in_os_thread
 from codex_actors.actors.supervisor import Services, SupervisorActor
@@ -239,15 +240,31 @@ class ThreadManager:
         return self._ask(self._spawn(config, initial_history, auth_manager))
 
     def resume_thread_from_rollout(
-        self, config: Config, rollout_path: Path | str, auth_manager: AuthManager | None = None
+        self,
+        config: Config,
+        rollout_path: Path | str,
+        auth_manager: AuthManager | None = None,
+        *,
+        take_over: bool = False,
     ) -> Reply[NewThread]:
         """A thread that goes on in its own file; one that lives here is given as it is.
 
-        Fails with `RolloutError` where the file is none, or one that its history begins with is missing.
+        Args:
+            config: Its settings; with `ephemeral` it only begins with the file, and writes none.
+            rollout_path: Its file.
+            auth_manager: None takes the manager's.
+            take_over: Whether to take it from another manager, in this process or another, that is its writer. Whatever
+                state that is in, it can record nothing in the thread any more, and ends it. A dead one is not asked.
+
+        Fails with `RolloutError` where the file is none, or one that its history begins with is missing, and with
+        `WriterConflict` where another manager or program writes it.
         """
         control, path = self.agent_control(), loading.path_of(rollout_path)
         spawn = partial(_spawn, self._services, control, check_config(config), auth_manager=auth_manager)
-        return self._load(loading.resume(self._running()[0].shared, control, path, spawn))
+        shared = self._running()[0].shared
+        claims = None if config.ephemeral else shared.claims
+        claim = None if claims is None else partial(claims.claim, take_over=take_over)
+        return self._load(loading.resume(shared, control, path, spawn, claim))
 
     def fork_thread(
         self, nth_user_message: int | None, config: Config | None, path: Path | str | ThreadId
@@ -323,6 +340,19 @@ class ThreadManager:
     def set_name(self, which: str, name: str) -> Reply[None]:
         """Name a thread, by which it is then found; the newest name of a thread counts."""
         return self._load(kept.name_kept(self._running()[0].shared, self.agent_control(), which, name))
+
+    def follow(self, path_or_id: Path | str | ThreadId, *, from_start: bool = False) -> Reply[RolloutStream]:
+        """The lines of a rollout as they are appended, whoever appends them; nothing is written and nobody is disturbed.
+
+        Args:
+            path_or_id: A rollout, or the id of a thread that is kept in this manager's home.
+            from_start: Whether to begin with the lines that are there already.
+
+        Fails with `RolloutError` where the file is none, and `ThreadNotFound` where the id has none.
+        """
+        source, shared = loading.source_of(path_or_id), self._running()[0].shared
+        limit_s = shared.config.load_timeout_s + shared.config.ask_timeout_s
+        return shared.pump.run(loading.follow(shared, source, from_start=from_start), limit_s)
 
     # --- how -------------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from codex_actors.actors import messages
 from codex_actors.actors.control import AgentControl
+from codex_actors.actors.following import RolloutStream
 from codex_actors.actors.handle import CodexThread, NewThread
 from codex_actors.actors.shared import Shared
 from codex_actors.config import Config
@@ -23,10 +24,14 @@ from codex_actors.rollout.chain import Ancestor, ancestor_in, path_of_thread, re
 from codex_actors.rollout.forking import ForkPoint, HistoryDiff, Recorded, diff_of, fork_of, lines_of
 from codex_actors.rollout.load import load_rollout, replayed_lines
 from codex_actors.rollout.reader import rollout_path_of, thread_id_of_path
+from codex_actors.rollout.tail import Tail
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import Reply
 
 T = TypeVar("T")
+
+Claim: TypeAlias = Callable[[Path, ThreadId], None]
+"""Becomes the writer of the path, or says who is. Runs in: an OS thread for loads."""
 
 LINES_AT_ONCE = 1_000
 """So many lines in memory are looked at on the loop."""
@@ -60,7 +65,11 @@ def source_of(value: CodexThread | Path | str | ThreadId) -> Path | ThreadId:
 
 
 async def resume(
-    shared: Shared, control: AgentControl, path: Path, spawn: Callable[[InitialHistory], messages.SpawnThread]
+    shared: Shared,
+    control: AgentControl,
+    path: Path,
+    spawn: Callable[[InitialHistory], messages.SpawnThread],
+    claim: Claim | None,
 ) -> NewThread:
     """The live thread that writes `path`, or a new one that goes on in it. Who asks while one is loaded gets that one:
     what it has recorded meanwhile would be missing from what a second load had read.
@@ -72,14 +81,18 @@ async def resume(
         raise UnsupportedOperation(f"thread {key} is just being archived or unarchived; try again behind that")
     loading = shared.loading.get(key)
     if loading is None:
-        load = _resume(shared, control, path, spawn)
+        load = _resume(shared, control, path, spawn, claim)
         loading = shared.loading[key] = asyncio.get_running_loop().create_task(load)
         loading.add_done_callback(lambda _: shared.loading.pop(key, None))
     return await asyncio.shield(loading)
 
 
 async def _resume(
-    shared: Shared, control: AgentControl, path: Path, spawn: Callable[[InitialHistory], messages.SpawnThread]
+    shared: Shared,
+    control: AgentControl,
+    path: Path,
+    spawn: Callable[[InitialHistory], messages.SpawnThread],
+    claim: Claim | None,
 ) -> NewThread:
     thread_id = thread_id_of_path(path)
     if thread_id is not None:
@@ -87,10 +100,30 @@ async def _resume(
         if thread is not None and thread.rollout_path is not None:
             message = spawn(Resumed(thread_id, (), thread.rollout_path))
             return await control.ask(message)
+    if claim is None:
+        return await control.ask(spawn(await _resumed(shared, path)))
+    if thread_id is None:
+        thread_id = (await _resumed(shared, path)).conversation_id
+    # Before it is read: what another writer appends behind the reading would be missing.
+    await _load(shared, path, lambda: claim(path, thread_id))
+    is_taken = False
+    try:
+        history = await _resumed(shared, path)
+        is_alive = await control.ask(messages.FindThread(thread_id, path)) is not None
+        new = await control.ask(spawn(history))
+        is_taken = not is_alive  # one that lives has claimed the path itself
+        return new
+    finally:
+        if not is_taken and shared.claims is not None:
+            release = shared.claims.release
+            await asyncio.shield(shared.load(lambda: release(path)))
+
+
+async def _resumed(shared: Shared, path: Path) -> Resumed:
     state = await _load(shared, path, lambda: load_rollout(path))
     if state.meta is None:
         raise RolloutError(path, "failed to parse thread ID from rollout file")
-    return await control.ask(spawn(Resumed(state.meta.id, (), path, state)))
+    return Resumed(state.meta.id, (), path, state)
 
 
 async def fork(
@@ -156,6 +189,13 @@ async def _ancestor(shared: Shared, control: AgentControl, source: Path | Thread
         return Ancestor(thread.thread_id, thread.rollout_path, configured.forked_from_id, lines), thread.rollout_path
     found = path or await _find(shared, thread_id)
     return await _load(shared, found, partial(ancestor_in, found)), found
+
+
+async def follow(shared: Shared, source: Path | ThreadId, *, from_start: bool) -> RolloutStream:
+    """A stream of a rollout that anybody writes. Runs in: a task on the manager's loop."""
+    path = await _find(shared, source) if isinstance(source, ThreadId) else source
+    tail = await _load(shared, path, lambda: Tail(path, from_start=from_start))
+    return RolloutStream(shared, tail)
 
 
 async def _source(

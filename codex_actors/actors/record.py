@@ -276,6 +276,12 @@ class ThreadRecord:
         self.summaries |= {compacted.message}
         self.add(compacted, *events)
 
+    def release(self) -> None:
+        """The thread has ended: another may become the file's writer, behind what is on its way."""
+        if self._shared.claims is not None and self.path is not None and self.is_begun:
+            append = Append(self.path, self._shared.clock.timestamp(), (), create=False, release=True)
+            self._shared.writer.put((append, self._number, _unheeded))
+
     def recorded(self) -> Recorded:
         """All lines: those that were read are still in their files, which nobody changes before that point."""
         return Recorded(self.segments, tuple(self.lines))
@@ -297,6 +303,10 @@ class ThreadRecord:
             return tuple([line if type(line) is bytes else encode_body(line) for line in lines])
         except (ValueError, TypeError, RecursionError):
             return lines
+
+
+def _unheeded(number: int, error: RolloutError | None) -> None:
+    """Nobody waits for it."""
 
 
 def _first(meta: SessionMeta, lines: list[Any], timestamp: str) -> Any:

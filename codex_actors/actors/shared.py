@@ -19,6 +19,7 @@ from codex_actors.model.opened import OpenedModel
 from codex_actors.model.provider import ModelProvider
 from codex_actors.protocol.history import TurnContextItem
 from codex_actors.protocol.ids import ThreadId
+from codex_actors.rollout.claims import Claims
 from codex_actors.rollout.index import Index
 from codex_actors.rollout.writer import Append, RolloutWriter
 from codex_actors.runtime.clock import Clock
@@ -68,7 +69,11 @@ class Shared:
         self.touched: set[Path] = set()
         self._cwd: tuple[str, Path] | None = None
         self._turn_context: tuple[Config, str, dict[str, Any] | None, Path, TurnContextItem] | None = None
-        self._rollouts = RolloutWriter(config.durability)
+        is_locked = codex_home is not None and config.single_writer == "locked"
+        is_synced = config.durability == "fsync"
+        self.claims = Claims(codex_home, self.clock.now, is_synced=is_synced) if codex_home and is_locked else None
+        """What is written here and by nobody else; None where nothing is kept, or the host sees to that."""
+        self._rollouts = RolloutWriter(config.durability, self.claims)
         self._toolboxes: weakref.WeakValueDictionary[int, Toolbox] = weakref.WeakValueDictionary()
 
     def cwd(self) -> Path:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from codex_actors.actors import messages
 from codex_actors.actors.birth import Birth, configure
 from codex_actors.actors.control import AgentControl
+from codex_actors.actors.fencing import fence, give_up
 from codex_actors.actors.ops import handle_op, steer, take_in
 from codex_actors.actors.record import Answer, Effect, ThreadRecord
 from codex_actors.actors.settings import hold_policy, stricter
@@ -26,7 +27,7 @@ from codex_actors.actors.turns import INTERRUPTED, close_calls, end_turn, reques
 from codex_actors.actors.waiting import Waiting, notice_of
 from codex_actors.actors.watchers import Watchers
 from codex_actors.config import Config
-from codex_actors.errors import InternalAgentDied, RolloutError
+from codex_actors.errors import InternalAgentDied, RolloutError, WriterConflict
 from codex_actors.protocol.events import (
     Error,
     Event,
@@ -314,9 +315,10 @@ class ThreadActor(LoopActor):
 
     def shut_down(self) -> None:
         """End: no turn runs, everything is recorded; who watches learns it when that is kept."""
-        self._leave(Ended(self.thread_id, "shutdown"), Event(INITIAL_SUBMIT_ID, ShutdownComplete()))
+        self.leave(Ended(self.thread_id, "shutdown"), Event(INITIAL_SUBMIT_ID, ShutdownComplete()))
 
-    def _leave(self, ended: Ended, *last: Effect) -> None:
+    def leave(self, ended: Ended, *last: Effect) -> None:
+        """End, behind these effects, once."""
         if self.phase in ("stopping", "ended"):
             return
         self.rest()
@@ -331,6 +333,7 @@ class ThreadActor(LoopActor):
 
     def _ended(self, ended: Ended) -> None:
         self.phase = "ended"
+        self.record.release()
         self.watchers.finish(ended)
         if self.is_agent:
             self.control.tree.remove(self)
@@ -369,7 +372,7 @@ class ThreadActor(LoopActor):
                 self.record.show(partial(accepted.fail, died))
             for reply in results:
                 self.record.show(partial(reply.fail, died))
-            self._leave(Ended(self.thread_id, "crashed", message), *last)
+            self.leave(Ended(self.thread_id, "crashed", message), *last)
 
     def on_kept(self, number: int, error: RolloutError | None) -> None:
         """The writer has dealt with an append. Runs in: the loop's OS thread."""
@@ -377,15 +380,12 @@ class ThreadActor(LoopActor):
 
     def on_unwritten(self, error: RolloutError, is_first: bool) -> None:
         """The rollout could not be written: what waits for it is refused, the turn is stopped, nothing is forgotten."""
+        if isinstance(error, WriterConflict):
+            fence(self, error)
+            return
         self.record.refuse(error)
         if self.phase in ("stopping", "ended"):
-            for effect in self.record.give_up():
-                if isinstance(effect, Event) and not isinstance(effect.msg, TaskComplete | ShutdownComplete | Error):
-                    self.pump.refuse(effect, str(error))
-                elif isinstance(effect, Event):
-                    self.watchers.publish(effect)
-                else:
-                    effect()
+            give_up(self, error)
             return
         if is_first:
             self.watchers.publish(Event(self._event_id(), Error(message=str(error))))

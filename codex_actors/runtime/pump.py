@@ -109,7 +109,7 @@ class Pump:
         self.post(run)
         return reply
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> Reply[T]:
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float | None) -> Reply[T]:
         """Have a coroutine run as a task on the loop; the reply has what it returned or raised."""
         reply: Reply[T] = Reply(self, timeout_s)
 
