@@ -28,6 +28,9 @@ _LOGGER = logging.getLogger("codex_actors")
 FENCED_SUFFIX = ".fenced"
 """Lines that were refused, as the writer had them, are appended to the rollout's name with this behind it."""
 
+_AT_ONCE = 64
+"""How many threads are freed before others may come in."""
+
 _NO_SUCH_CALL = frozenset({errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
 
@@ -41,6 +44,7 @@ class _Claim:
     holders: int = 1
     """A thread that ends and one that goes on in its file may both have it for a moment."""
     codex: FileLock | None = None
+    has_locked: bool = False
     conflict: WriterConflict | None = None
 
 
@@ -103,29 +107,31 @@ class Claims:
                 self.release(path)
                 raise
 
-    def release(self, path: Path) -> None:
-        """Hold it once less; where nobody holds it then, the thread is free. Unclaimed paths are ignored.
+    def release(self, *paths: Path) -> None:
+        """Hold these once less; what nobody holds then is free. Unclaimed paths are ignored.
 
-        Where the record cannot be removed it stays until this manager is closed: that is logged.
+        Where a record cannot be removed it stays until this manager is closed: that is logged.
         """
-        claim = self._claims.get(path)
-        if claim is None:
-            return
-        try:
-            with claim.home.turnstile():
-                claim.holders -= 1
-                if claim.holders:
-                    return
-                del self._claims[path]
-                claim.home.remove(claim.thread_id, claim.stamp)
-            self._let_codex(claim)
-        except (OSError, RolloutError) as error:
-            _LOGGER.warning("rollout %s: its owner's record stays until the manager is closed: %s", path, error)
+        claims = [(path, claim) for path in paths if (claim := self._claims.get(path)) is not None]
+        for start in range(0, len(claims), _AT_ONCE):
+            some = claims[start : start + _AT_ONCE]
+            for home in {claim.home for _, claim in some}:
+                try:
+                    self._release(home, [(path, claim) for path, claim in some if claim.home is home])
+                except (OSError, RolloutError) as error:
+                    _LOGGER.warning("the records of threads that ended stay until the manager is closed: %s", error)
 
-    def _let_codex(self, claim: _Claim) -> None:
-        codex, claim.codex = claim.codex, None
-        if codex is not None:
-            claim.home.release_codex(codex)
+    def _release(self, home: HomeLocks, claims: list[tuple[Path, _Claim]]) -> None:
+        freed = []
+        with home.turnstile():
+            for path, claim in claims:
+                claim.holders -= 1
+                if claim.holders <= 0 and self._claims.pop(path, None) is claim:
+                    freed.append(claim)
+                    home.remove(claim.thread_id, claim.stamp)
+        locks = [(claim.thread_id, claim.codex) for claim in freed if claim.has_locked]
+        if locks:
+            home.remove_codex(locks)
 
     def open(self, path: Path) -> None:
         """Before the writer opens or makes the file: it is claimed, if nobody did that yet, and Codex is locked out.
@@ -140,31 +146,39 @@ class Claims:
             self.claim(path, thread_id)
             claim = self._claims[path]
         try:
-            self._check_record(path, claim)
             if claim.conflict is None and claim.codex is None:
                 claim.codex = claim.home.codex_lock(path, claim.thread_id, claim.stamp)
+                claim.has_locked = True
         except WriterConflict as conflict:
             claim.conflict = conflict
         if claim.conflict is not None:
             raise claim.conflict
 
-    def check(self, path: Path, fd: int) -> None:
-        """Between opening the file and writing to it, and between the last write (or fsync) and acknowledging it.
+    def check(self, path: Path) -> None:
+        """Between opening the file and writing to it. A descriptor that is older than a take-over needs no such look: it
+        writes into the old file.
 
         Raises:
             WriterConflict: the thread has another owner. It stays so until `release`.
-            OSError: another file stands at `path` although nobody has taken the thread over: what goes to `fd` is lost.
         """
         claim = self._claims[path]
         self._check_record(path, claim)
         if claim.conflict is not None:
             raise claim.conflict
-        ours = os.fstat(fd)
+
+    def check_written(self, path: Path, inode: int) -> None:
+        """Between the last write to the file with this inode (or its fsync) and acknowledging it.
+
+        Raises:
+            WriterConflict: as `check`.
+            OSError: another file stands at `path` although nobody has taken the thread over: what was written is lost.
+        """
+        self.check(path)
         try:
-            at_path = os.stat(path)
+            is_in_place = os.stat(path).st_ino == inode
         except FileNotFoundError:  # renamed or deleted: whether that is a loss, the writer knows
             return
-        if at_path.st_ino != ours.st_ino or at_path.st_dev != ours.st_dev:
+        if not is_in_place:
             raise OSError(errno.ESTALE, "another file has taken its place", str(path))
 
     def _check_record(self, path: Path, claim: _Claim) -> None:
@@ -180,13 +194,11 @@ class Claims:
                 claim.conflict = claim.home.conflict(path, owner, alive=is_alive)
 
     def closed(self, path: Path) -> None:
-        """The writer has closed the file: Codex may have the thread."""
+        """The writer has closed the file: Codex may have the thread. Its lock's file stays, for the next time."""
         claim = self._claims.get(path)
-        if claim is not None:
-            try:
-                self._let_codex(claim)
-            except (OSError, RolloutError) as error:
-                _LOGGER.warning("rollout %s: Codex's lock of it is left behind: %s", path, error)
+        if claim is not None and claim.codex is not None:
+            lock, claim.codex = claim.codex, None
+            lock.release()
 
     def conflict(self, path: Path) -> WriterConflict | None:
         """What has fenced the path's thread, as far as that is known."""
@@ -195,9 +207,9 @@ class Claims:
 
     def close(self) -> None:
         """Every thread is free; the writer has closed its files. Records that cannot be removed name a dead manager."""
-        for path, claim in list(self._claims.items()):
+        for claim in self._claims.values():
             claim.holders = 1
-            self.release(path)
+        self.release(*self._claims)
         for home in self._homes.values():
             home.close()
 

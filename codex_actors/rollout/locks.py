@@ -36,12 +36,8 @@ class FileLock:
         _OPEN.add(self)
 
     def is_in_place(self) -> bool:
-        """Whether the file still stands at its path."""
-        try:
-            at_path = os.stat(self.path)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(at_path, os.fstat(self.fd))
+        """Whether the file still stands at its path, which nobody ever renames or links."""
+        return os.fstat(self.fd).st_nlink > 0
 
     def release(self) -> None:
         """Unlock and close it; once."""
@@ -74,15 +70,14 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-def try_lock(path: Path, *, make: bool = True) -> FileLock | None:
-    """The lock of the file `path`, or None while somebody else has it. `make` makes the file (0600) if there is none.
+def try_lock(path: Path, mode: int = 0o600) -> FileLock | None:
+    """The lock of the file `path`, or None while somebody else has it. Where there is none, it is made, with `mode`.
 
     Raises:
         LocksUnsupported: files of this folder cannot be locked.
         OSError: the file cannot be opened.
     """
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0)
-    lock = FileLock(os.open(path, flags, 0o600), path)
+    lock = FileLock(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, mode), path)
     try:
         if _flock(lock.fd, path, fcntl.LOCK_EX):
             return lock

@@ -30,6 +30,8 @@ Stamp: TypeAlias = tuple[int, int]
 """Inode and change time (ns) of a record."""
 
 _RECORD_BYTES = 4096
+_OURS = 0o700
+"""The mode of a lock of Codex's that we made: Codex makes none that can be executed, whatever its umask is."""
 _SWEPT = 256
 """Locks of managers that are looked at when a manager makes its own: those of dead ones are removed."""
 
@@ -131,20 +133,21 @@ class HomeLocks:
         """
         lock_path = self._theirs / f"{thread_id}.lock"
         with self._codex_turnstile:
-            lock = try_lock(lock_path)
+            lock = try_lock(lock_path, _OURS)
+            if lock is not None and os.fstat(lock.fd).st_mode & _OURS == _OURS:
+                return lock
             if lock is None:
                 self._check_holder(path, lock_path)
-                with self._turnstile:  # the order of the two is this one everywhere
-                    if stamp_of(self.record_path(thread_id)) != stamp:
-                        raise self.conflict(path, self.read(thread_id), alive=True)
-                    os.unlink(lock_path)
-                lock = try_lock(lock_path)
-                if lock is None:
-                    raise RolloutError(
-                        path, f"a program locks {lock_path} without {self._codex_turnstile.path}; end it"
-                    )
-            os.ftruncate(lock.fd, 0)
-            os.pwrite(lock.fd, self.manager.encode(), 0)
+            with self._turnstile:  # the order of the two is this one everywhere
+                if stamp_of(self.record_path(thread_id)) != stamp:
+                    raise self.conflict(path, self.read(thread_id), alive=True)
+            os.unlink(lock_path)
+            if lock is not None:  # a dead program has left it
+                lock.release()
+            lock = try_lock(lock_path, _OURS)
+            if lock is None:
+                why = f"a program locks {lock_path} without {self._codex_turnstile.path}; end it"
+                raise RolloutError(path, why)
         return lock
 
     def check_codex(self, path: Path, thread_id: ThreadId) -> None:
@@ -156,14 +159,18 @@ class HomeLocks:
                     self._check_holder(path, lock_path)
 
     def _check_holder(self, path: Path, lock_path: Path) -> None:
-        # Codex leaves its lock empty; ours has the manager's name in it, and the thread's record is what counts among us.
-        if not lock_path.stat().st_size:
+        # Among us the thread's record is what counts.
+        if lock_path.stat().st_mode & _OURS != _OURS:
             raise WriterConflict(path, f"another program, Codex as it seems ({lock_path} is locked),", None, True)
 
-    def release_codex(self, lock: FileLock) -> None:
-        """Give Codex's lock back: as Codex does it, without leaving the file."""
+    def remove_codex(self, locks: list[tuple[ThreadId, FileLock | None]]) -> None:
+        """Give Codex's locks back, as Codex does it: without leaving the file, be it locked still or not."""
         with self._codex_turnstile:
-            lock.remove()
+            for thread_id, held in locks:
+                lock_path = self._theirs / f"{thread_id}.lock"
+                lock = held or (try_lock(lock_path, _OURS) if lock_path.exists() else None)
+                if lock is not None:
+                    lock.remove()
 
     def close(self) -> None:
         """This manager lives no more: what it still owns can be taken by anybody."""

@@ -78,6 +78,7 @@ class Append:
 @dataclass(slots=True)
 class _OpenFile:
     fd: int
+    inode: int
     size: int
     timestamp: str
     torn: bool
@@ -133,10 +134,16 @@ class RolloutWriter:
         for path, indexes in indexes_of.items():
             appends = [batch[index] for index in indexes]
             self._write_path(path, appends, indexes, results)
-            if self._claims is not None and path not in self._waiting and any(append.release for append in appends):
-                self._close(path)
-                self._claims.release(path)
+        if self._claims is not None:
+            self._release([append.path for append in batch if append.release])
         return results
+
+    def _release(self, paths: list[Path]) -> None:
+        assert self._claims is not None
+        ended = [path for path in paths if path not in self._waiting]
+        for path in ended:
+            self._close(path)
+        self._claims.release(*ended)
 
     def waiting(self) -> dict[Path, int]:
         """How many lines each path is owed; paths that are owed nothing are not in it."""
@@ -244,7 +251,7 @@ class RolloutWriter:
         if waiting.create:
             fd = _create(path, waiting.changed_folders)
             waiting.create = False
-            return _OpenFile(fd, size=0, timestamp="", torn=False)
+            return _OpenFile(fd, os.fstat(fd).st_ino, size=0, timestamp="", torn=False)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
             if waiting.cut_to is not None:
@@ -253,25 +260,25 @@ class RolloutWriter:
                 if stat.st_ino == inode and stat.st_size > end:
                     os.ftruncate(fd, end)
                 waiting.cut_to = None
-            size = os.fstat(fd).st_size
-            timestamp, torn = _read_tail(fd, size)
+            stat = os.fstat(fd)
+            timestamp, torn = _read_tail(fd, stat.st_size)
+            if self._claims is not None:
+                self._claims.check(path)
         except BaseException:
             os.close(fd)
             raise
-        return _OpenFile(fd, size, timestamp, torn)
+        return _OpenFile(fd, stat.st_ino, stat.st_size, timestamp, torn)
 
     def _append(self, path: Path, file: _OpenFile, waiting: _Waiting) -> None:
         lines = waiting.lines
         try:
-            if self._claims is not None:
-                self._claims.check(path, file.fd)
             _write_all(file.fd, b"".join([b"\n", *lines] if file.torn else lines))
             if self._fsync:
                 os.fsync(file.fd)
                 for folder in waiting.changed_folders:
                     _fsync_folder(folder)
             if self._claims is not None:
-                self._claims.check(path, file.fd)
+                self._claims.check_written(path, file.inode)
         except WriterConflict:
             raise  # the file is not ours to cut
         except (OSError, RolloutError):
