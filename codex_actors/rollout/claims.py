@@ -19,7 +19,6 @@ from pathlib import Path
 
 from codex_actors.errors import RolloutError, WriterConflict
 from codex_actors.protocol.ids import ThreadId
-from codex_actors.rollout.locks import FileLock
 from codex_actors.rollout.owner import HomeLocks, Stamp, stamp_of
 from codex_actors.rollout.reader import thread_id_of_path
 
@@ -43,8 +42,7 @@ class _Claim:
     epoch: int
     holders: int = 1
     """A thread that ends and one that goes on in its file may both have it for a moment."""
-    codex: FileLock | None = None
-    has_locked: bool = False
+    has_codex: bool = False
     conflict: WriterConflict | None = None
 
 
@@ -122,16 +120,11 @@ class Claims:
                     _LOGGER.warning("the records of threads that ended stay until the manager is closed: %s", error)
 
     def _release(self, home: HomeLocks, claims: list[tuple[Path, _Claim]]) -> None:
-        freed = []
         with home.turnstile():
             for path, claim in claims:
                 claim.holders -= 1
                 if claim.holders <= 0 and self._claims.pop(path, None) is claim:
-                    freed.append(claim)
                     home.remove(claim.thread_id, claim.stamp)
-        locks = [(claim.thread_id, claim.codex) for claim in freed if claim.has_locked]
-        if locks:
-            home.remove_codex(locks)
 
     def open(self, path: Path) -> None:
         """Before the writer opens or makes the file: it is claimed, if nobody did that yet, and Codex is locked out.
@@ -146,9 +139,9 @@ class Claims:
             self.claim(path, thread_id)
             claim = self._claims[path]
         try:
-            if claim.conflict is None and claim.codex is None:
-                claim.codex = claim.home.codex_lock(path, claim.thread_id, claim.stamp)
-                claim.has_locked = True
+            if claim.conflict is None and not claim.has_codex:
+                claim.home.lock_codex(path, claim.thread_id, claim.stamp)
+                claim.has_codex = True
         except WriterConflict as conflict:
             claim.conflict = conflict
         if claim.conflict is not None:
@@ -194,11 +187,14 @@ class Claims:
                 claim.conflict = claim.home.conflict(path, owner, alive=is_alive)
 
     def closed(self, path: Path) -> None:
-        """The writer has closed the file: Codex may have the thread. Its lock's file stays, for the next time."""
+        """The writer has closed the file: Codex may have the thread."""
         claim = self._claims.get(path)
-        if claim is not None and claim.codex is not None:
-            lock, claim.codex = claim.codex, None
-            lock.release()
+        if claim is not None and claim.has_codex:
+            claim.has_codex = False
+            try:
+                claim.home.unlock_codex(claim.thread_id)
+            except OSError as error:
+                _LOGGER.warning("rollout %s: Codex's lock of it stays until the manager is closed: %s", path, error)
 
     def conflict(self, path: Path) -> WriterConflict | None:
         """What has fenced the path's thread, as far as that is known."""

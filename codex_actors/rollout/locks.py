@@ -35,10 +35,6 @@ class FileLock:
         self.path = path
         _OPEN.add(self)
 
-    def is_in_place(self) -> bool:
-        """Whether the file still stands at its path, which nobody ever renames or links."""
-        return os.fstat(self.fd).st_nlink > 0
-
     def release(self) -> None:
         """Unlock and close it; once."""
         if self.fd >= 0:
@@ -50,8 +46,10 @@ class FileLock:
     def remove(self) -> None:
         """Remove the file, if it still stands at its path, and release it."""
         try:
-            if self.is_in_place():
+            if os.path.samestat(os.stat(self.path), os.fstat(self.fd)):
                 os.unlink(self.path)
+        except FileNotFoundError:
+            pass
         finally:
             self.release()
 
@@ -70,14 +68,14 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-def try_lock(path: Path, mode: int = 0o600) -> FileLock | None:
-    """The lock of the file `path`, or None while somebody else has it. Where there is none, it is made, with `mode`.
+def try_lock(path: Path) -> FileLock | None:
+    """The lock of the file `path`, or None while somebody else has it. Where there is none, it is made (0600).
 
     Raises:
         LocksUnsupported: files of this folder cannot be locked.
         OSError: the file cannot be opened.
     """
-    lock = FileLock(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, mode), path)
+    lock = FileLock(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600), path)
     try:
         if _flock(lock.fd, path, fcntl.LOCK_EX):
             return lock

@@ -3,7 +3,7 @@
     <home>/codex_actors/owners.lock               held while a record is read and changed
     <home>/codex_actors/owners/<thread id>.json   manager, pid, host, started, epoch
     <home>/codex_actors/writers/<manager>.lock    held by the manager while it is open
-    <home>/thread-writer-locks/<thread id>.lock   Codex's own, held while we have the thread's rollout open
+    <home>/thread-writer-locks/<thread id>.lock   Codex's own: that same file, while we have the thread's rollout open
 
 The law of this file: the manager's lock alone says whether an owner lives; pid, host and time only explain. A record is
 replaced as a whole, so its inode and change time say whether it is still the one that was read.
@@ -22,16 +22,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from codex_actors.errors import RolloutError, WriterConflict
+from codex_actors.errors import LocksUnsupported, WriterConflict
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.rollout.locks import FileLock, Turnstile, is_locked, try_lock
 
 Stamp: TypeAlias = tuple[int, int]
 """Inode and change time (ns) of a record."""
 
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What `link` says where a file has one name only."""
+
 _RECORD_BYTES = 4096
-_OURS = 0o700
-"""The mode of a lock of Codex's that we made: Codex makes none that can be executed, whatever its umask is."""
 _SWEPT = 256
 """Locks of managers that are looked at when a manager makes its own: those of dead ones are removed."""
 
@@ -50,7 +51,7 @@ class OwnerRecord:
 class HomeLocks:
     """What one manager has of one home. Made without touching the disk; the first `with` of `turnstile` makes the folders.
 
-    Runs in: OS threads that may block. Everything but `codex_lock` and `check` is called inside of `turnstile`.
+    Runs in: OS threads that may block. Records are read and changed inside of `turnstile`.
     """
 
     def __init__(self, home: Path, now: Callable[[], datetime]) -> None:
@@ -124,31 +125,39 @@ class HomeLocks:
             age = None
         return WriterConflict(path, f"process {record.pid}{here} (manager {record.manager})", age, alive)
 
-    def codex_lock(self, path: Path, thread_id: ThreadId, stamp: Stamp) -> FileLock:
-        """Codex's own lock of a thread that is ours by the record with this stamp. Another manager that still holds it is
-        fenced, and does not keep it.
+    def lock_codex(self, path: Path, thread_id: ThreadId, stamp: Stamp) -> None:
+        """Take Codex's own lock of a thread that is ours by the record with this stamp: as a second name of this manager's
+        lock, which is locked already, and costs no descriptor. From another manager, which is fenced then, it is taken away.
 
         Raises:
             WriterConflict: a program that is none of ours has it, or the thread is not ours any more.
+            LocksUnsupported: a file cannot have two names here.
         """
+        assert self._alive is not None
         lock_path = self._theirs / f"{thread_id}.lock"
-        with self._codex_turnstile:
-            lock = try_lock(lock_path, _OURS)
-            if lock is not None and os.fstat(lock.fd).st_mode & _OURS == _OURS:
-                return lock
-            if lock is None:
-                self._check_holder(path, lock_path)
-            with self._turnstile:  # the order of the two is this one everywhere
-                if stamp_of(self.record_path(thread_id)) != stamp:
-                    raise self.conflict(path, self.read(thread_id), alive=True)
+        try:
+            os.link(self._alive.path, lock_path)
+        except FileExistsError:
+            if self._has_codex(lock_path):
+                return
+            with self._codex_turnstile:
+                if is_locked(lock_path):
+                    self._check_holder(path, lock_path)
+                with self._turnstile:
+                    if stamp_of(self.record_path(thread_id)) != stamp:
+                        raise self.conflict(path, self.read(thread_id), alive=True) from None
+                    lock_path.unlink(missing_ok=True)
+                    os.link(self._alive.path, lock_path)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise LocksUnsupported(lock_path) from error
+            raise
+
+    def unlock_codex(self, thread_id: ThreadId) -> None:
+        """Give Codex's lock back, as Codex does it: without leaving the file."""
+        lock_path = self._theirs / f"{thread_id}.lock"
+        if self._has_codex(lock_path):
             os.unlink(lock_path)
-            if lock is not None:  # a dead program has left it
-                lock.release()
-            lock = try_lock(lock_path, _OURS)
-            if lock is None:
-                why = f"a program locks {lock_path} without {self._codex_turnstile.path}; end it"
-                raise RolloutError(path, why)
-        return lock
 
     def check_codex(self, path: Path, thread_id: ThreadId) -> None:
         """Raises `WriterConflict` while a program that is none of ours has the thread open."""
@@ -158,19 +167,21 @@ class HomeLocks:
                 if is_locked(lock_path):
                     self._check_holder(path, lock_path)
 
-    def _check_holder(self, path: Path, lock_path: Path) -> None:
-        # Among us the thread's record is what counts.
-        if lock_path.stat().st_mode & _OURS != _OURS:
-            raise WriterConflict(path, f"another program, Codex as it seems ({lock_path} is locked),", None, True)
+    def _has_codex(self, lock_path: Path) -> bool:
+        try:
+            return self._alive is not None and os.path.samestat(os.stat(lock_path), os.fstat(self._alive.fd))
+        except FileNotFoundError:
+            return False
 
-    def remove_codex(self, locks: list[tuple[ThreadId, FileLock | None]]) -> None:
-        """Give Codex's locks back, as Codex does it: without leaving the file, be it locked still or not."""
-        with self._codex_turnstile:
-            for thread_id, held in locks:
-                lock_path = self._theirs / f"{thread_id}.lock"
-                lock = held or (try_lock(lock_path, _OURS) if lock_path.exists() else None)
-                if lock is not None:
-                    lock.remove()
+    def _check_holder(self, path: Path, lock_path: Path) -> None:
+        # Among us the thread's record is what counts; ours have two names.
+        if lock_path.stat().st_nlink < 2:
+            raise WriterConflict(
+                path,
+                f"another program (Codex, as it seems; {lock_path} is locked), which cannot be taken over,",
+                None,
+                True,
+            )
 
     def close(self) -> None:
         """This manager lives no more: what it still owns can be taken by anybody."""
