@@ -25,6 +25,7 @@ from codex_actors.rollout.forking import ForkPoint, HistoryDiff, Recorded, diff_
 from codex_actors.rollout.load import load_rollout, replayed_lines
 from codex_actors.rollout.reader import rollout_path_of, thread_id_of_path
 from codex_actors.rollout.tail import Tail
+from codex_actors.rollout.writer import Append
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import Reply
 
@@ -104,6 +105,8 @@ async def _resume(
         return await control.ask(spawn(await _resumed(shared, path)))
     if thread_id is None:
         thread_id = (await _resumed(shared, path)).conversation_id
+    if shared.claims is not None and shared.claims.conflict(path) is not None:
+        await _released(shared, path)
     # Before it is read: what another writer appends behind the reading would be missing.
     await _load(shared, path, lambda: claim(path, thread_id))
     is_taken = False
@@ -117,6 +120,19 @@ async def _resume(
         if not is_taken and shared.claims is not None:
             release = shared.claims.release
             await asyncio.shield(shared.load(lambda: release(path)))
+
+
+async def _released(shared: Shared, path: Path) -> None:
+    """The writer has come to the end of a thread that was fenced here."""
+    dealt_with = asyncio.Event()
+    again = Append(path, shared.clock.timestamp(), (), create=False)
+    shared.writer.put((again, 0, lambda *_: dealt_with.set()))
+    limit_s = shared.config.load_timeout_s
+    try:
+        async with asyncio.timeout(limit_s):
+            await dealt_with.wait()
+    except TimeoutError:
+        raise RolloutError(path, f"its last writer has not ended within {limit_s:g} s") from None
 
 
 async def _resumed(shared: Shared, path: Path) -> Resumed:
