@@ -329,7 +329,7 @@ class ThreadManager:
     def archive(self, which: str) -> Reply[Path]:
         """Take a thread, named as for `find`, off the list: its file goes to `<home>/archived_sessions/`. The new path.
 
-        Fails with `UnsupportedOperation` while it lives here, or is open in a Codex.
+        Fails with `UnsupportedOperation` while it lives here, `WriterConflict` while another manager or a Codex writes it.
         """
         return self._load(kept.archive_kept(self._running()[0].shared, self.agent_control(), which))
 

@@ -5,12 +5,14 @@ Runs in: a task on the manager's loop, each of these; files are read and moved i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from codex_actors.actors import messages
 from codex_actors.actors.control import AgentControl
+from codex_actors.actors.loading import released
 from codex_actors.actors.shared import Shared
 from codex_actors.errors import ThreadNotFound, UnsupportedOperation
 from codex_actors.protocol.ids import ThreadId
@@ -47,6 +49,7 @@ async def archive_kept(shared: Shared, control: AgentControl, which: str) -> Pat
 
     Raises:
         UnsupportedOperation: it lives, is just being resumed, or there is no home.
+        WriterConflict: another manager, or a Codex, writes it.
     """
     return await _move(shared, control, which, archive_thread)
 
@@ -56,6 +59,7 @@ async def unarchive_kept(shared: Shared, control: AgentControl, which: str) -> P
 
     Raises:
         UnsupportedOperation: it lives, is just being resumed, or there is no home.
+        WriterConflict: another manager, or a Codex, writes it.
     """
     return await _move(shared, control, which, unarchive_thread)
 
@@ -74,20 +78,33 @@ async def name_kept(shared: Shared, control: AgentControl, which: str, name: str
 
 
 async def _move(shared: Shared, control: AgentControl, which: str, move: Callable[[Path, str], Path]) -> Path:
-    home = _home(shared)
-    thread_id = ThreadId(await _living_id(control, which) or (await find_kept(shared, which)).id)
+    home, claims = _home(shared), shared.claims
+    living_id = await _living_id(control, which)
+    if living_id is not None:
+        raise _living(living_id)
+    kept = await find_kept(shared, which)
+    thread_id, path = ThreadId(kept.id), kept.path
     if thread_id in shared.loading or thread_id in shared.moving:
         raise UnsupportedOperation(f"thread {thread_id} is just being resumed or moved; try again behind that")
     # Who resumes it meanwhile is refused: the file would be gone when the first line comes.
     shared.moving.add(thread_id)
     try:
         if await control.ask(messages.FindThread(thread_id, None)) is not None:
-            raise UnsupportedOperation(
-                f"thread {thread_id} lives here; remove it, and let go of it, before it is moved"
-            )
-        return await shared.load(lambda: move(home, thread_id))
+            raise _living(thread_id)
+        if claims is None:
+            return await shared.load(lambda: move(home, thread_id))
+        await released(shared, path)
+        await shared.load(lambda: claims.claim(path, thread_id))
+        try:
+            return await shared.load(lambda: move(home, thread_id))
+        finally:
+            await asyncio.shield(shared.load(lambda: claims.release(path)))
     finally:
         shared.moving.discard(thread_id)
+
+
+def _living(thread_id: ThreadId) -> UnsupportedOperation:
+    return UnsupportedOperation(f"thread {thread_id} lives here; remove it, and let go of it, before it is moved")
 
 
 async def _living_id(control: AgentControl, which: str) -> ThreadId | None:

@@ -106,7 +106,7 @@ async def _resume(
     if thread_id is None:
         thread_id = (await _resumed(shared, path)).conversation_id
     if shared.claims is not None and shared.claims.conflict(path) is not None:
-        await _released(shared, path)
+        await released(shared, path)
     # Before it is read: what another writer appends behind the reading would be missing.
     await _load(shared, path, lambda: claim(path, thread_id))
     is_taken = False
@@ -122,8 +122,8 @@ async def _resume(
             await asyncio.shield(shared.load(lambda: release(path)))
 
 
-async def _released(shared: Shared, path: Path) -> None:
-    """The writer has come to the end of a thread that was fenced here."""
+async def released(shared: Shared, path: Path) -> None:
+    """The writer has come to the end of a thread that lived here. Runs in: a task on the manager's loop."""
     dealt_with = asyncio.Event()
     again = Append(path, shared.clock.timestamp(), (), create=False)
     shared.writer.put((again, 0, lambda *_: dealt_with.set()))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from codex_actors import Config, NewThread, ScriptedModel, Shutdown, ThreadManager, ThreadPage, ThreadQuery
-from codex_actors.errors import InvalidRequest, ThreadNotFound, UnsupportedOperation
+from codex_actors.errors import InvalidRequest, ThreadNotFound, UnsupportedOperation, WriterConflict
 from codex_actors.rollout.listing import list_threads
 
 WAIT_S = 30.0
@@ -69,6 +69,14 @@ def test_living_thread_is_not_archived(tmp_path: Path) -> None:
     with ThreadManager(tmp_path) as manager:
         thread_id = begun(manager)
         with pytest.raises(UnsupportedOperation, match=f"{thread_id} lives here"):
+            manager.archive(thread_id).get(timeout=WAIT_S)
+        assert listed(manager) == [thread_id]
+
+
+def test_thread_of_another_manager_is_not_archived(tmp_path: Path) -> None:
+    with ThreadManager(tmp_path) as owner, ThreadManager(tmp_path) as manager:
+        thread_id = begun(owner)
+        with pytest.raises(WriterConflict, match="writes this rollout"):
             manager.archive(thread_id).get(timeout=WAIT_S)
         assert listed(manager) == [thread_id]
 
