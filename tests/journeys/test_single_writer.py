@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from codex_actors import Config, ManagerConfig, ScriptedModel, Shutdown, ThreadManager
+from codex_actors import Config, EventStream, ManagerConfig, ScriptedModel, Shutdown, ThreadManager
 from codex_actors.errors import WriterConflict
-from codex_actors.protocol.events import TaskComplete, Warning
+from codex_actors.protocol.events import TaskComplete, UserMessage, Warning
 from codex_actors.rollout.reader import get_rollout_history
 
 WAIT_S = 20.0
@@ -185,6 +185,12 @@ def test_ephemeral_resume_needs_no_claim(tmp_path: Path) -> None:
     assert messages(path) == ["echo: hello"]
 
 
+def told(events: EventStream) -> object:
+    event = events.next_blocking(WAIT_S)
+    assert event is not None
+    return event.msg
+
+
 def test_take_over_ends_the_owners_thread(tmp_path: Path) -> None:
     model = ScriptedModel()
     with ThreadManager(tmp_path, model=model) as first, ThreadManager(tmp_path) as second:
@@ -193,6 +199,8 @@ def test_take_over_ends_the_owners_thread(tmp_path: Path) -> None:
         events, gate = thread.events(), model.hold()
         running = thread.run("two")
         assert gate.reached.wait(WAIT_S)
+        while not isinstance(told(events), UserMessage):
+            pass
         taken = resumed(second, path, take_over=True)
         gate.open()
         with pytest.raises(WriterConflict):
