@@ -33,9 +33,11 @@ sys.path.insert(0, str(ROOT))
 from codex_actors import Config, ScriptedModel, ThreadManager
 from codex_actors.config import Durability
 from codex_actors.protocol.items import Message, OutputText
+from codex_actors.rollout.encode import encode_body
 from codex_actors.rollout.index import Index
 from codex_actors.rollout.listing import ThreadQuery
-from codex_actors.rollout.writer import Append, RolloutWriter, encode_body
+from codex_actors.rollout.owed import Append
+from codex_actors.rollout.writer import RolloutWriter
 
 CONFIG = Config()
 BEGUN = datetime(2026, 9, 1, 8, tzinfo=UTC)

@@ -115,6 +115,7 @@ class ManagerConfig:
         tool_output_bytes: What the model reads of one output; of a larger one the middle is left out.
         load_timeout_s: Reading one rollout.
         close_timeout_s: Leaving the `with`: running turns are interrupted and given this long to end.
+        degraded_timeout_s: Replies that wait for a rollout which cannot be written fail after this long; its lines wait on.
         block_warning_s: A loop that has not come round for this long is named in a `warning`; 0 turns the watch off.
         clock: Time, ids and randomness (`runtime.clock.Clock`); None is the system's.
     """
@@ -127,6 +128,7 @@ class ManagerConfig:
     tool_output_bytes: int = 40_000
     load_timeout_s: float = 300.0
     close_timeout_s: float = 10.0
+    degraded_timeout_s: float = 30.0
     block_warning_s: float = 0.1
     clock: Any = None
     single_writer: SingleWriter = "locked"
@@ -165,6 +167,7 @@ _TIMEOUTS = (
     "approval_timeout_s",
     "load_timeout_s",
     "close_timeout_s",
+    "degraded_timeout_s",
 )
 _TEXTS = (
     "model",

@@ -15,7 +15,8 @@
     ├── DeadlockError                   a wait that would block the loop that has to answer it
     ├── RolloutError                    a rollout file could not be read or written
     │   ├── WriterConflict              somebody else writes it
-    │   └── LocksUnsupported            its folder has no locks, without which two writers cannot be kept apart
+    │   ├── LocksUnsupported            its folder has no locks, without which two writers cannot be kept apart
+    │   └── RolloutUnavailable          the disk does not take its lines now; they wait, and are written when it does
     ├── McpServerError                  an MCP server could not be started; the threads can go on without its tools
     ├── ModelError                      a model, or its server, did not answer; `codex_error_info` is Codex's word for it
     │   ├── StreamError                 its stream ended before its answer was complete
@@ -41,6 +42,7 @@ Source: `codex-rs/core/src/error.rs`, `CodexErr`; the texts are Codex's where Co
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -236,6 +238,42 @@ class McpServerError(CodexError):
 
     def __str__(self) -> str:
         return f"the MCP server {self.server!r} {self.reason}"
+
+
+class RolloutUnavailable(RolloutError):
+    """The disk does not take the lines of the rollout at `path` now, for the reason `errno`.
+
+    `waiting` lines (`waiting_bytes` in all) wait in memory, and the writer tries again by itself until they are there.
+    `detail` is what the system said; None takes the text of `errno`. `is_taken_in` says whether what was asked for stays
+    taken in (do not send it again), or was refused.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        errno: int,
+        waiting: int,
+        waiting_bytes: int = 0,
+        detail: str | None = None,
+        is_taken_in: bool = True,
+    ) -> None:
+        super().__init__(path, f"cannot write the rollout ({detail or os.strerror(errno)})")
+        self.args = (path, errno, waiting, waiting_bytes, detail, is_taken_in)
+        self.errno = errno
+        self.waiting = waiting
+        self.waiting_bytes = waiting_bytes
+        self.detail = detail
+        self.is_taken_in = is_taken_in
+
+    def __str__(self) -> str:
+        fate = "they are written as soon as that is possible" if self.is_taken_in else "this was not taken in"
+        return f"{super().__str__()}; {self.waiting} line(s) wait for it; {fate}"
+
+    def refusal(self) -> RolloutUnavailable:
+        """The same for something that was not taken in."""
+        return RolloutUnavailable(
+            self.path, self.errno, self.waiting, self.waiting_bytes, self.detail, is_taken_in=False
+        )
 
 
 _WITH_STATUS = frozenset(

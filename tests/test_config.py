@@ -63,6 +63,7 @@ TIMEOUTS = [
     "approval_timeout_s",
     "load_timeout_s",
     "close_timeout_s",
+    "degraded_timeout_s",
 ]
 BAD_MANAGER_CONFIGS: list[tuple[str, Any]] = [
     ("durability", "disk"),
@@ -145,5 +146,6 @@ def test_defaults_are_those_of_the_documentation() -> None:
         tool_output_bytes=40_000,
         load_timeout_s=300,
         close_timeout_s=10,
+        degraded_timeout_s=30,
         block_warning_s=0.1,
     )

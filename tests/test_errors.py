@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import inspect
 import pickle
 import re
@@ -36,6 +37,7 @@ from codex_actors.errors import (
     ReplyTimeout,
     RetryLimit,
     RolloutError,
+    RolloutUnavailable,
     ServerOverloaded,
     SessionConfiguredNotFirstEvent,
     StreamError,
@@ -96,6 +98,15 @@ TEXTS: list[tuple[CodexError, str]] = [
         'or ManagerConfig(single_writer="trust") where no other program writes these threads: a.lock',
     ),
     (McpServerError("files", "exited with code 3"), "the MCP server 'files' exited with code 3"),
+    (
+        RolloutUnavailable("a.jsonl", errno.ENOSPC, 3),
+        "cannot write the rollout (No space left on device): a.jsonl; 3 line(s) wait for it; "
+        "they are written as soon as that is possible",
+    ),
+    (
+        RolloutUnavailable("a.jsonl", errno.EIO, 3, 500, "broken").refusal(),
+        "cannot write the rollout (broken): a.jsonl; 3 line(s) wait for it; this was not taken in",
+    ),
     (StreamError("idle timeout", 1.5), "stream disconnected before completion: idle timeout"),
     (ModelError("no answer"), "no answer"),
     (ConnectionFailed("127.0.0.1:1", "refused"), "connection to 127.0.0.1:1 failed: refused"),

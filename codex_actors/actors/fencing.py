@@ -21,11 +21,7 @@ def fence(actor: ThreadActor, conflict: WriterConflict) -> None:
 
     Source: none; Codex has no way to take a thread over.
     """
-    record = actor.record
-    record.refuse(conflict)
-    if actor.phase in ("stopping", "ended"):
-        give_up(actor, conflict)
-        return
+    actor.record.refuse(conflict)
     turn = actor.turn
     submission_id = INITIAL_SUBMIT_ID if turn is None else turn.id
     lost = f"{conflict}; what of this thread was not kept is in {conflict.path.name}{FENCED_SUFFIX}"

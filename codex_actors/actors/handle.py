@@ -60,6 +60,11 @@ class CodexThread:
         """Where it is kept (from its first turn on), or None if it is not."""
         return self._actor.record.path
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether its rollout cannot be written now: its lines wait, and it takes no input until they are written."""
+        return self._actor.record.is_degraded
+
     # --- replies ---------------------------------------------------------------------------------------------------
 
     def submit(self, op: Op | Mapping[str, Any]) -> Reply[str]:
@@ -71,8 +76,9 @@ class CodexThread:
         Raises:
             InvalidRequest: it is no op.
             InputRefused: by the reply: 64 others went on waiting; it was not taken in.
-            RolloutError: by the reply: its line could not be written yet. It was taken in all the same, and is written as
-                soon as the disk takes it: do not send it again.
+            RolloutUnavailable: by the reply: its line could not be written. Of a thread that `is_degraded` it was refused.
+                Else it was taken in (`is_taken_in`), is written as soon as the disk takes it, and this is told after
+                `degraded_timeout_s`: do not send it again.
         """
         message = messages.SubmitOp(Submission(id=self._next_id(), op=parse_op(op)))
         return self._ask(message, self._shared.config.ask_timeout_s)
@@ -85,6 +91,7 @@ class CodexThread:
         Raises:
             InvalidRequest: it is no input.
             InternalAgentDied: by the reply: the thread ended first.
+            RolloutUnavailable: by the reply: see `submit`.
         """
         submission = Submission(id=self._next_id(), op=parse_input(text_or_items))
         config = self._shared.config
@@ -107,6 +114,7 @@ class CodexThread:
             NoActiveTurn: by the reply: no turn runs that takes input. It was not taken in.
             ExpectedTurnMismatch: by the reply: another turn than `expected_turn_id` runs. It was not taken in.
             InputRefused: by the reply: see `submit`.
+            RolloutUnavailable: by the reply: see `submit`.
         """
         submission = Submission(id=self._next_id(), op=parse_input(text_or_items))
         message = messages.SteerInput(submission, expected_turn_id)

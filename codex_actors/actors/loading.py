@@ -23,9 +23,9 @@ from codex_actors.protocol.ops import APPROVAL_POLICIES, Summary
 from codex_actors.rollout.chain import Ancestor, ancestor_in, path_of_thread, readable_segments
 from codex_actors.rollout.forking import ForkPoint, HistoryDiff, Recorded, diff_of, fork_of, lines_of
 from codex_actors.rollout.load import load_rollout, replayed_lines
+from codex_actors.rollout.owed import Append
 from codex_actors.rollout.reader import rollout_path_of, thread_id_of_path
 from codex_actors.rollout.tail import Tail
-from codex_actors.rollout.writer import Append
 from codex_actors.runtime.mailbox import Letter
 from codex_actors.runtime.reply import Reply
 

@@ -6,9 +6,11 @@ Source: `codex-rs/core/src/codex.rs`, `submission_loop` and `handlers`. Runs in:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from codex_actors.actors.approvals import answer_approval
+from codex_actors.actors.degraded import when_writable
 from codex_actors.actors.record import Answer
 from codex_actors.actors.settings import apply_settings
 from codex_actors.actors.turn_state import Accepted
@@ -37,11 +39,16 @@ def handle_op(actor: ThreadActor, submission: Submission) -> Any:
     """Take an op; its sender is told the submission id when it is accepted."""
     op, reply = submission.op, actor.reply_to
     if isinstance(op, UserInput | UserTurn):
-        if isinstance(op, UserTurn) and (actor.turn is not None or _refusal(actor) is None):
-            apply_settings(actor, op)
         accepted = Accepted.of(submission, actor.sender_context)
         accepted.ack = reply
-        take_in(actor, accepted)
+        accepted.is_patient = not actor.awaits_input  # else nothing comes of the agent, and its sender is to know
+
+        def take() -> None:
+            if isinstance(op, UserTurn) and (actor.turn is not None or _refusal(actor) is None):
+                apply_settings(actor, op)
+            take_in(actor, accepted)
+
+        when_writable(actor, accepted, take)
         return LATER
     OPS[type(op)](actor, submission)
     if reply is not None:
@@ -68,15 +75,21 @@ def take_in(actor: ThreadActor, accepted: Accepted) -> None:
 
 def steer(actor: ThreadActor, submission: Submission, expected_turn_id: str | None) -> Any:
     """Take an input into the running turn, or refuse it. Source: `Session::steer_input`."""
+    accepted = Accepted.of(submission, actor.sender_context)
+    accepted.ack = actor.reply_to
+    when_writable(actor, accepted, partial(_steer, actor, accepted, expected_turn_id))
+    return LATER
+
+
+def _steer(actor: ThreadActor, accepted: Accepted, expected_turn_id: str | None) -> None:
     turn = actor.turn
     if turn is None or turn.is_compaction:
-        raise NoActiveTurn
-    if expected_turn_id is not None and expected_turn_id != turn.id:
-        raise ExpectedTurnMismatch(expected_turn_id, turn.id)
-    accepted = Accepted.of(submission, actor.sender_context)
-    accepted.ack, accepted.answer = actor.reply_to, turn.id
-    actor.wait().add(accepted, actor.shared.config.ask_timeout_s)
-    return LATER
+        accepted.fail(NoActiveTurn())
+    elif expected_turn_id is not None and expected_turn_id != turn.id:
+        accepted.fail(ExpectedTurnMismatch(expected_turn_id, turn.id))
+    else:
+        accepted.answer = turn.id
+        actor.wait().add(accepted, actor.shared.config.ask_timeout_s)
 
 
 def _refusal(actor: ThreadActor) -> AgentLimitReached | None:

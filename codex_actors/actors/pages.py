@@ -24,7 +24,7 @@ from codex_actors.protocol.events import (
 )
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import ImageInput, InputItem, TextInput, Verbatim
-from codex_actors.rollout.writer import encode_body
+from codex_actors.rollout.encode import encode_body
 
 
 class Pages:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from codex_actors.actors.pages import Lifecycle, Pages
 from codex_actors.actors.shared import Shared
 from codex_actors.compaction import estimated_tokens
-from codex_actors.errors import RolloutError
+from codex_actors.errors import RolloutError, RolloutUnavailable
 from codex_actors.protocol.events import Event, EventMsg, TokenUsage, TokenUsageInfo, TurnAborted
 from codex_actors.protocol.history import (
     Compacted,
@@ -30,18 +30,20 @@ from codex_actors.protocol.history import (
 )
 from codex_actors.protocol.items import ResponseItem, Verbatim
 from codex_actors.protocol.wire import made
+from codex_actors.rollout.encode import encode_body, encode_line
 from codex_actors.rollout.forking import UNTIMED, Recorded
+from codex_actors.rollout.owed import Append
 from codex_actors.rollout.reader import items_of
-from codex_actors.rollout.writer import Append, encode_body, encode_line
 from codex_actors.runtime.reply import Reply
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply to be given, or to be failed if its lines cannot be written."""
+    """A reply to be given, or to be failed if its lines cannot be written: at once unless it `is_patient`."""
 
     reply: Reply[Any]
     value: Any
+    is_patient: bool = True
 
     def __call__(self) -> None:
         self.reply.answer(self.value)
@@ -68,7 +70,15 @@ class Owner(Protocol):
         ...
 
     def on_unwritten(self, error: RolloutError, is_first: bool) -> None:
-        """It could not be written; `is_first` since the last that could."""
+        """It could not be written; `is_first` since the last that could. A `RolloutUnavailable` may pass."""
+        ...
+
+    def on_written(self) -> None:
+        """It can be written again, and everything is."""
+        ...
+
+    def on_patience_lost(self, error: RolloutError) -> None:
+        """It could not be written for so long that replies fail."""
         ...
 
 
@@ -86,6 +96,7 @@ class ThreadRecord:
         "_owner",
         "_retrying",
         "_shared",
+        "_waits",
         "_watchers",
         "counted",
         "failed",
@@ -107,6 +118,7 @@ class ThreadRecord:
         self._number = 0
         self._kept = 0
         self._retrying = False
+        self._waits = False
         self._outbox: deque[tuple[int, Effect]] | None = None
         self._meta: SessionMeta | None = None
         self.lines: list[Any] = []
@@ -198,26 +210,48 @@ class ThreadRecord:
             if self._outbox is None:
                 self._outbox = deque()
             self._outbox.append((self._number, effect))
-            if self.failed is not None:
-                self._retry()
+            if not self.is_degraded:
+                if self.failed is not None:
+                    self.retry()
+            elif isinstance(effect, Answer):
+                self._wait()
 
-    def _retry(self) -> None:
+    @property
+    def is_degraded(self) -> bool:
+        """Whether lines wait for a disk that does not take them."""
+        return isinstance(self.failed, RolloutUnavailable)
+
+    def retry(self) -> None:
         """Nothing is on its way that would settle the outbox: have the writer try again what it owes the file."""
         if not self._retrying and self.path is not None:
             self._retrying = True
             retry = Append(self.path, self._shared.clock.timestamp(), (), create=False)
             self._put(retry)
 
+    def when_writable(self, then: Callable[[], Any], refuse: Callable[[RolloutUnavailable], Any]) -> None:
+        """Have the writer of a degraded thread try again, and call `then`; `refuse` if that was in vain."""
+        owner = self._owner()
+        assert owner is not None
+        assert self.path is not None
+
+        def tried(number: int, error: RolloutError | None) -> None:
+            owner.on_kept(number, error)
+            if isinstance(error, RolloutUnavailable):
+                refuse(error.refusal())
+            else:
+                then()
+
+        retry = Append(self.path, self._shared.clock.timestamp(), (), create=False)
+        self._shared.writer.put((retry, self._number, tried))
+
     def kept(self, number: int, error: RolloutError | None) -> None:
         """The writer has dealt with an append."""
         self._retrying = False
         if error is not None:
-            is_first, self.failed = self.failed is None, error
-            owner = self._owner()
-            if owner is not None:
-                owner.on_unwritten(error, is_first)
+            self._unkept(error)
             return
-        self.failed = None
+        was_degraded, self.failed = self.is_degraded, None
+        self._rest()
         self._kept = max(self._kept, number)
         outbox = self._outbox
         while outbox and outbox[0][0] <= self._kept:
@@ -228,20 +262,66 @@ class ThreadRecord:
                 effect()
         if not outbox:
             self._outbox = None
+        owner = self._owner() if was_degraded else None
+        if owner is not None:
+            owner.on_written()
 
-    def refuse(self, error: RolloutError) -> None:
+    def _unkept(self, error: RolloutError) -> None:
+        may_pass, was_degraded = isinstance(error, RolloutUnavailable), self.is_degraded
+        is_first = not was_degraded if may_pass else self.failed is None
+        if may_pass or not was_degraded:
+            self.failed = error
+        if may_pass:
+            self._wait()
+            self.refuse(error, and_patient=False)
+        owner = self._owner()
+        if owner is not None:
+            owner.on_unwritten(error, is_first)
+
+    def _wait(self) -> None:
+        """Replies wait for the disk, but not for ever."""
+        if not self._waits:
+            self._waits = True
+            self._shared.pump.deadlines(self._shared.config.degraded_timeout_s).set(self._lose_patience)
+
+    def _rest(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._shared.pump.deadlines(self._shared.config.degraded_timeout_s).discard(self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._waits = False
+        owner = self._owner()
+        if self.failed is not None and owner is not None:
+            owner.on_patience_lost(self.failed)
+
+    def refuse(self, error: RolloutError, *, and_patient: bool = True) -> None:
         """Fail the replies that wait for lines which could not be written; their events go on waiting."""
-        waiting = list(self._outbox or ())
+        answers = [
+            effect
+            for _, effect in self._outbox or ()
+            if isinstance(effect, Answer) and (and_patient or not effect.is_patient)
+        ]
+        if not answers:
+            return
         # First: who is told may end the thread, and so put more into the outbox.
-        self._outbox = deque(entry for entry in waiting if not isinstance(entry[1], Answer)) or None
-        for _, effect in waiting:
-            if isinstance(effect, Answer):
-                effect.reply.fail(error)
+        failed = set(map(id, answers))
+        self._outbox = deque(entry for entry in self._outbox or () if id(entry[1]) not in failed) or None
+        for answer in answers:
+            answer.reply.fail(error)
+
+    def close(self) -> None:
+        """Nothing more is recorded: behind what is on its way, another may become the file's writer."""
+        if self.path is not None and self._meta is None and not self._shared.is_closing:
+            self._shared.leave(self.path)
 
     def give_up(self) -> list[Effect]:
         """The effects that cannot be shown any more; the outbox is empty then."""
         waiting = [effect for _, effect in self._outbox or ()]
         self._outbox, self._kept = None, self._number
+        self._rest()
+        if self.path is not None:
+            self._shared.unwritten.let_go(self.path)
         return waiting
 
     def count(self, usage: TokenUsage | None, window: int | None = None) -> TokenUsageInfo | None:
@@ -276,12 +356,6 @@ class ThreadRecord:
         self.summaries |= {compacted.message}
         self.add(compacted, *events)
 
-    def release(self) -> None:
-        """The thread has ended: another may become the file's writer, behind what is on its way."""
-        if self._shared.claims is not None and self.path is not None and self.is_begun:
-            append = Append(self.path, self._shared.clock.timestamp(), (), create=False, release=True)
-            self._shared.writer.put((append, self._number, _unheeded))
-
     def recorded(self) -> Recorded:
         """All lines: those that were read are still in their files, which nobody changes before that point."""
         return Recorded(self.segments, tuple(self.lines))
@@ -303,10 +377,6 @@ class ThreadRecord:
             return tuple([line if type(line) is bytes else encode_body(line) for line in lines])
         except (ValueError, TypeError, RecursionError):
             return lines
-
-
-def _unheeded(number: int, error: RolloutError | None) -> None:
-    """Nobody waits for it."""
 
 
 def _first(meta: SessionMeta, lines: list[Any], timestamp: str) -> Any:

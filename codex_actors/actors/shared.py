@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from codex_actors.actors.unwritten import Kept, Unwritten, unheard
 from codex_actors.config import Config, ManagerConfig, ToolLike
 from codex_actors.context import turn_context
 from codex_actors.errors import RolloutError
@@ -21,7 +22,8 @@ from codex_actors.protocol.history import TurnContextItem
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.rollout.claims import Claims
 from codex_actors.rollout.index import Index
-from codex_actors.rollout.writer import Append, RolloutWriter
+from codex_actors.rollout.owed import Append
+from codex_actors.rollout.writer import RolloutWriter
 from codex_actors.runtime.clock import Clock
 from codex_actors.runtime.doorbell import Doorbell
 from codex_actors.runtime.pump import Pump
@@ -36,9 +38,6 @@ T = TypeVar("T")
 
 LOADS_BOUND = 32
 """Rollouts that are read at once."""
-
-Kept = Callable[["int", "RolloutError | None"], None]
-"""Told of an append: its number, and the error if it could not be written. Runs in: the loop's OS thread."""
 
 
 class Shared:
@@ -60,7 +59,7 @@ class Shared:
         self.watchdog = Watchdog(self.pump, config.block_warning_s, mark, self._blocked)
         self.warn: Callable[[str, str], None] | None = None
         self.is_closing = False
-        self.unwritten: dict[Path, str] = {}
+        self.unwritten = Unwritten(self.pump, self._retry)
         self.turns: set[asyncio.Task[None]] = set()
         self.loading: dict[Any, asyncio.Task[Any]] = {}
         self.moving: set[ThreadId] = set()
@@ -73,7 +72,7 @@ class Shared:
         is_synced = config.durability == "fsync"
         self.claims = Claims(codex_home, self.clock.now, is_synced=is_synced) if codex_home and is_locked else None
         """What is written here and by nobody else; None where nothing is kept, or the host sees to that."""
-        self._rollouts = RolloutWriter(config.durability, self.claims)
+        self._rollouts = RolloutWriter(config.durability, claims=self.claims)
         self._toolboxes: weakref.WeakValueDictionary[int, Toolbox] = weakref.WeakValueDictionary()
 
     def cwd(self) -> Path:
@@ -104,6 +103,13 @@ class Shared:
             box = self._toolboxes[id(tools)] = Toolbox(tools, self.workers, self.config)
         return box
 
+    def _retry(self, path: Path, number: int, kept: Kept) -> None:
+        self.writer.put((Append(path, self.clock.timestamp(), (), create=False), number, kept))
+
+    def leave(self, path: Path) -> None:
+        """Nothing more is written to `path`, but for what waits: the file may change from then on."""
+        self.writer.put((Append(path, self.clock.timestamp(), (), create=False, is_last=True), 0, unheard))
+
     def _write(self, batch: list[tuple[Append, int, Kept]]) -> None:
         """Runs in: the writer's OS thread."""
         errors: list[RolloutError | None]
@@ -125,10 +131,7 @@ class Shared:
                 path, number, kept, error = results.popleft()
                 if self.index is not None:
                     self.touched.add(path)
-                if error is None:
-                    self.unwritten.pop(path, None)
-                else:
-                    self.unwritten[path] = error.reason
+                self.unwritten.take(path, number, kept, error)
                 _acknowledge(path, number, kept, error)
         finally:
             if results:  # a KeyboardInterrupt passes
@@ -146,6 +149,11 @@ class Shared:
         """Close the index, where it was ever asked."""
         if self.index is not None:
             self.index.close()
+
+    def lacking(self) -> tuple[tuple[Path, str], ...]:
+        """The rollouts that lack lines, and why."""
+        waiting = self._rollouts.waiting() if self.writer.is_at_rest else self.unwritten.reasons
+        return self.unwritten.report(waiting)
 
     def _blocked(self, stack: str, marks: dict[str, str]) -> None:
         """Runs in: the loop's OS thread, once it is free again."""

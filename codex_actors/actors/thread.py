@@ -15,7 +15,7 @@ from typing import Any, Literal
 from codex_actors.actors import messages
 from codex_actors.actors.birth import Birth, configure
 from codex_actors.actors.control import AgentControl
-from codex_actors.actors.fencing import fence, give_up
+from codex_actors.actors.degraded import drop_held_inputs, on_patience_lost, on_unwritten, on_written, when_writable
 from codex_actors.actors.ops import handle_op, steer, take_in
 from codex_actors.actors.record import Answer, Effect, ThreadRecord
 from codex_actors.actors.settings import hold_policy, stricter
@@ -27,7 +27,7 @@ from codex_actors.actors.turns import INTERRUPTED, close_calls, end_turn, reques
 from codex_actors.actors.waiting import Waiting, notice_of
 from codex_actors.actors.watchers import Watchers
 from codex_actors.config import Config
-from codex_actors.errors import InternalAgentDied, RolloutError, WriterConflict
+from codex_actors.errors import InternalAgentDied, RolloutError
 from codex_actors.protocol.events import (
     Error,
     Event,
@@ -67,6 +67,8 @@ class ThreadActor(LoopActor):
     is_unreported = False
     has_new_context = False
     """Whether its model was not told yet that the settings changed."""
+    has_held_inputs = False
+    """Whether what waits is to have a turn as soon as the rollout can be written."""
     own_policy: ApprovalPolicy = "never"
     parent_policy: ApprovalPolicy = "never"
     approved: frozenset[tuple[tuple[str, ...], str]] = frozenset()
@@ -97,7 +99,7 @@ class ThreadActor(LoopActor):
         self.record = ThreadRecord(shared, self.watchers, self)
         self._born: Callable[[ThreadActor], None] | None = born
         self.birth: Birth | None = None
-        self._awaits_input = awaits_input
+        self.awaits_input = awaits_input
         if self.is_agent:
             control.tree.add(self)
         if awaits_input:  # what is resumed is not at work before it is given input
@@ -135,7 +137,7 @@ class ThreadActor(LoopActor):
             case messages.RunInput():
                 accepted = Accepted.of(message.submission, self.sender_context)
                 accepted.result = self.reply_to
-                take_in(self, accepted)
+                when_writable(self, accepted, partial(take_in, self, accepted))
                 return LATER
             case messages.SteerInput():
                 return steer(self, message.submission, message.expected_turn_id)
@@ -144,7 +146,7 @@ class ThreadActor(LoopActor):
             case messages.CancelRun():
                 self._cancel_run(message.submission_id)
             case messages.InterruptAgent():
-                self._is_cut = self._awaits_input  # a newborn's turn is interrupted as soon as it begins
+                self._is_cut = self.awaits_input  # a newborn's turn is interrupted as soon as it begins
                 self.interrupt(is_along=True)
             case messages.TakeNotice():
                 self._take_notice(message)
@@ -189,7 +191,7 @@ class ThreadActor(LoopActor):
         self.birth = birth
         self.watchers.cell.status = birth.status
         self.phase = "idle"
-        if not self._awaits_input:
+        if not self.awaits_input:
             self.rest()
         event = Event(INITIAL_SUBMIT_ID, birth.configured)
         if birth.warning is not None:
@@ -202,14 +204,14 @@ class ThreadActor(LoopActor):
         record.add(*birth.owed, is_awaited=True)
         birth.owed = ()
         if self.reply_to is not None:
-            record.show(Answer(self.reply_to, event))
+            record.show(Answer(self.reply_to, event, is_patient=False))
         return LATER
 
     # --- ops (see `ops`) -------------------------------------------------------------------------------------------------
 
     def begun(self) -> None:
         """Its first input was taken in; the interrupt that came before it counts now."""
-        self._awaits_input = False
+        self.awaits_input = False
         if self._is_cut:
             self._is_cut = False
             self.interrupt()
@@ -323,17 +325,20 @@ class ThreadActor(LoopActor):
             return
         self.rest()
         self.phase = "stopping"
+        drop_held_inputs(self)
         for effect in last:
             self.record.show(effect)
         if self.is_unreported:
             self.report(AgentStatus.SHUTDOWN)
         self.record.show(lambda: self._ended(ended))
+        if self.record.is_degraded:  # once more, and then it has ended
+            self.record.retry()
         self.actor_stopped.set()
         self._finish()
 
     def _ended(self, ended: Ended) -> None:
         self.phase = "ended"
-        self.record.release()
+        self.record.close()
         self.watchers.finish(ended)
         if self.is_agent:
             self.control.tree.remove(self)
@@ -379,21 +384,16 @@ class ThreadActor(LoopActor):
         self.record.kept(number, error)
 
     def on_unwritten(self, error: RolloutError, is_first: bool) -> None:
-        """The rollout could not be written: what waits for it is refused, the turn is stopped, nothing is forgotten."""
-        if isinstance(error, WriterConflict):
-            fence(self, error)
-            return
-        self.record.refuse(error)
-        if self.phase in ("stopping", "ended"):
-            give_up(self, error)
-            return
-        if is_first:
-            self.watchers.publish(Event(self._event_id(), Error(message=str(error))))
-        turn = self.turn
-        if turn is not None:
-            for reply in turn.results:
-                reply.fail(error)
-            end_turn(self, error=str(error))
+        """See `degraded.on_unwritten`."""
+        on_unwritten(self, error, is_first)
+
+    def on_written(self) -> None:
+        """See `degraded.on_written`."""
+        on_written(self)
+
+    def on_patience_lost(self, error: RolloutError) -> None:
+        """See `degraded.on_patience_lost`."""
+        on_patience_lost(self, error)
 
     def _event_id(self) -> str:
         return INITIAL_SUBMIT_ID if self.turn is None else self.turn.id

@@ -35,6 +35,7 @@ class Accepted:
         is_found: Whether it was accepted before the thread was loaded: it begins no turn by itself.
         told: Its event, once it is history.
         answer: What `ack` is answered with where it is not the submission id.
+        is_patient: Whether `ack` waits for a rollout that cannot be written.
     """
 
     submission_id: str
@@ -47,6 +48,7 @@ class Accepted:
     is_found: bool = False
     told: UserMessage | None = None
     answer: str | None = None
+    is_patient: bool = True
 
     @classmethod
     def of(cls, submission: Submission, context: contextvars.Context | None) -> Accepted:

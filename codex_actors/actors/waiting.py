@@ -70,7 +70,7 @@ def acknowledge(record: ThreadRecord, accepted: Accepted) -> None:
     """Tell its sender that an input is accepted, as soon as what was recorded of it is kept."""
     ack, accepted.ack = accepted.ack, None
     if ack is not None:
-        record.show(Answer(ack, accepted.answer or accepted.submission_id))
+        record.show(Answer(ack, accepted.answer or accepted.submission_id, accepted.is_patient))
 
 
 def notice_of(thread_id: ThreadId, status: AgentStatus) -> Message:

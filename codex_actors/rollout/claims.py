@@ -241,14 +241,14 @@ class Claims:
         return locks
 
 
-def keep_refused(path: Path, lines: list[bytes]) -> None:
+def keep_refused(path: Path, lines: bytes) -> None:
     """Append refused lines to `<path>.fenced`.
 
     Raises:
         OSError: they could not be written.
     """
     with open(f"{path}{FENCED_SUFFIX}", "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(b"".join(lines))
+        file.write(lines)
 
 
 def _copy(source: Path, target: Path, *, is_synced: bool) -> None:

@@ -15,12 +15,12 @@ from codex_actors.protocol.events import TurnAborted
 from codex_actors.protocol.history import Forked, New, Replayed, ResponseItemLine, Segment
 from codex_actors.protocol.items import InputText, Message, ResponseItem, Verbatim
 from codex_actors.protocol.status import AgentStatus
+from codex_actors.rollout.encode import encode_body
 from codex_actors.rollout.legacy import as_legacy
 from codex_actors.rollout.lines import FileLines, head_of, value_of
 from codex_actors.rollout.load import replayed_lines
 from codex_actors.rollout.replay import aborted_output, open_calls
 from codex_actors.rollout.turns import ENDS, TurnSpan, is_user_line, turns_of
-from codex_actors.rollout.writer import encode_body
 
 ABORTED_MARKER = (
     "<turn_aborted>\nThis conversation was forked while the turn above was at work; here the turn ends as interrupted. "

@@ -155,6 +155,7 @@ def _parse_lines(data: bytes) -> tuple[list[RolloutItem], list[int]]:
         if not isinstance(value, dict) or not isinstance(tag, str):
             skipped.append(number)
             continue
+        value.pop("crc", None)  # of the bytes that were read, not of the item
         kind = _LINES.get(tag)
         try:
             items.append(Verbatim(raw=value) if kind is None else kind.__pydantic_validator__.validate_python(value))

@@ -21,6 +21,7 @@ import contextvars
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, ClassVar, Final, TypeAlias
 
 import pykka
@@ -206,6 +207,15 @@ class LoopActor(pykka.Actor):
             self.reply_to = self.sender_context = None
             if self.actor_stopped.is_set():
                 self._finish()
+
+    def go_on(self, call: Callable[[], Any]) -> None:
+        """Go on with a message whose handler returned `LATER`: what `call` raises is the actor's failure."""
+        try:
+            call()
+        except Exception:
+            self._fail()
+        if self.actor_stopped.is_set():
+            self._finish()
 
     def _fail(self) -> None:
         self._handle_failure(*sys.exc_info())

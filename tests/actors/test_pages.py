@@ -9,7 +9,7 @@ from codex_actors.actors.pages import Pages
 from codex_actors.protocol.events import AgentMessage, AgentReasoning, ContextCompacted, TaskStarted, UserMessage
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import InputText, Message, Verbatim
-from codex_actors.rollout.writer import encode_body, encode_line
+from codex_actors.rollout.encode import encode_body, encode_line
 
 THREAD_ID = ThreadId("0193b5b8-0000-7000-8000-000000000001")
 STAMP = "2026-01-08T10:11:12.123Z"
@@ -24,7 +24,7 @@ def test_each_line_gets_the_next_number() -> None:
     message = Message(role="user", content=(InputText(text="hi"),))
     found = written(pages, message, encode_body(message)) + written(pages, message)
     assert [line["ordinal"] for line in found] == [7, 8, 9]
-    assert list(found[0]) == ["timestamp", "ordinal", "type", "payload"]
+    assert list(found[0]) == ["timestamp", "ordinal", "type", "payload", "crc"]
 
 
 def test_no_number_is_given_to_what_is_no_json() -> None:
@@ -57,4 +57,5 @@ def test_an_unknown_line_is_numbered_too() -> None:
     (line,) = written(
         Pages(THREAD_ID, 3), Verbatim(raw={"timestamp": "old", "ordinal": 1, "type": "new", "payload": 1})
     )
+    assert line.pop("crc")
     assert line == {"timestamp": STAMP, "ordinal": 3, "type": "new", "payload": 1}

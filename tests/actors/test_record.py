@@ -13,13 +13,13 @@ from codex_actors.actors.birth import drop_accepted
 from codex_actors.actors.record import Answer, ThreadRecord
 from codex_actors.actors.shared import Shared
 from codex_actors.config import ManagerConfig
-from codex_actors.errors import RolloutError
+from codex_actors.errors import RolloutError, RolloutUnavailable
 from codex_actors.model.scripted import ScriptedModel
 from codex_actors.protocol.events import AgentMessage, Event, TokenUsage, UserMessage, Warning
 from codex_actors.protocol.history import EventMsgLine, InputAccepted, ResponseItemLine, SessionMeta, SessionMetaLine
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import Message, TextInput, Verbatim
-from codex_actors.rollout.writer import Append
+from codex_actors.rollout.owed import Append
 from codex_actors.runtime.reply import Reply
 from codex_actors.testing import no_leaks
 
@@ -40,6 +40,7 @@ class Desk:
         self.shared = shared
         self.published: list[Event] = []
         self.errors: list[tuple[RolloutError, bool]] = []
+        self.is_back = asyncio.Event()
         self.record = ThreadRecord(shared, self, self)
         self.record.path = path
         if path is not None:
@@ -53,7 +54,14 @@ class Desk:
 
     def on_unwritten(self, error: RolloutError, is_first: bool) -> None:
         self.errors.append((error, is_first))
+        if not isinstance(error, RolloutUnavailable):
+            self.record.refuse(error)
+
+    def on_patience_lost(self, error: RolloutError) -> None:
         self.record.refuse(error)
+
+    def on_written(self) -> None:
+        self.is_back.set()
 
     def show(self, text: str) -> None:
         self.record.show(Event("s", Warning(message=text)))
@@ -75,7 +83,7 @@ class Desk:
 
 def with_desk(check: Callable[[Desk], Any], path: Path | None, durability: Any = "flush") -> None:
     async def main() -> None:
-        config = ManagerConfig(durability=durability)
+        config = ManagerConfig(durability=durability, degraded_timeout_s=0.2)
         shared = Shared(asyncio.get_running_loop(), None, ScriptedModel(), config)
         try:
             await check(Desk(shared, path))
@@ -152,13 +160,15 @@ def test_unwritable_line_fails_replies_and_keeps_events(tmp_path: Path) -> None:
         with pytest.raises(RolloutError):
             await reply
         assert desk.shown == []
-        assert [is_first for _, is_first in desk.errors] == [True]
+        assert [is_first for _, is_first in desk.errors].index(False) == 1
         await desk.settled()
         assert len(desk.errors) >= 2
+        assert desk.record.is_degraded
         (tmp_path / "sessions").unlink()
-        await desk.settled()
+        async with asyncio.timeout(10):
+            await desk.is_back.wait()
         assert desk.shown == ["waits"]
-        assert desk.record.failed is None
+        assert not desk.record.is_degraded
 
     with_desk(check, tmp_path / "sessions" / "rollout.jsonl")
 
@@ -239,7 +249,7 @@ def test_failure_of_the_writer_itself_ends_every_wait(tmp_path: Path, caplog: py
             await other.settled()
         assert len(desk.errors) >= 2
         assert "the rollout writer is closed" in str(other.errors[0][0])
-        assert list(desk.shared.unwritten) == [desk.record.path, other.record.path]
+        assert list(desk.shared.unwritten.reasons) == [desk.record.path, other.record.path]
 
     with_desk(check, tmp_path / "rollout.jsonl")
     assert "the rollout writer failed" in caplog.text
@@ -252,7 +262,9 @@ def test_files_stay_open_while_the_writer_is_at_work(tmp_path: Path) -> None:
         def __fspath__(self) -> str:
             reached.set()
             assert gate.wait(10)
-            return str(tmp_path / "rollout.jsonl")
+            return str(tmp_path / "slow.jsonl")
+
+    (tmp_path / "slow.jsonl").touch()
 
     async def check(desk: Desk) -> None:
         desk.record.add(LINE)

@@ -24,6 +24,7 @@ from codex_actors.errors import (
     DeadlockError,
     InvalidRequest,
     RolloutError,
+    RolloutUnavailable,
     ThreadNotFound,
     UnsupportedOperation,
 )
@@ -31,6 +32,7 @@ from codex_actors.protocol.history import ResponseItemLine
 from codex_actors.testing import no_leaks
 
 WAIT_S = 10.0
+IMPATIENT = ManagerConfig(degraded_timeout_s=0.1)
 UNKNOWN = "0193b5b8-0000-7000-8000-000000000001"
 Call = Callable[[ThreadManager, CodexThread, Path], Any]
 
@@ -246,19 +248,19 @@ def test_get_on_the_loop_names_the_deadlock() -> None:
 
 def test_home_that_cannot_be_written_fails_the_reply(tmp_path: Path) -> None:
     (tmp_path / "sessions").write_text("a file in the way")
-    manager = ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path)
+    manager = ThreadManager(tmp_path, config=IMPATIENT)
     with no_leaks(), manager:
         thread = manager.start_thread(Config()).get(timeout=WAIT_S).thread
         stream = thread.events()
         for _ in range(2):
-            with pytest.raises(RolloutError, match="sessions"):
+            with pytest.raises(RolloutUnavailable, match="sessions"):
                 thread.run("hi").get(timeout=WAIT_S)
-            with pytest.raises(RolloutError, match="sessions"):
+            with pytest.raises(RolloutUnavailable, match="sessions"):
                 thread.submit(UserInput("hi")).get(timeout=WAIT_S)
-        assert thread.agent_status().word == "errored"
+        assert thread.is_degraded
         report = manager.close().get(timeout=WAIT_S)
         kinds = [event.msg.type for event in stream]
-    assert kinds[:2] == ["task_started", "error"]
+    assert kinds[:2] == ["task_started", "warning"]
     assert kinds[-1] == "shutdown_complete"
     assert [path for path, _ in report.unwritten] == [thread.rollout_path]
     assert report.completed == (thread.thread_id,)
@@ -267,7 +269,7 @@ def test_home_that_cannot_be_written_fails_the_reply(tmp_path: Path) -> None:
 
 def test_unwritable_thread_can_be_shut_down(tmp_path: Path) -> None:
     (tmp_path / "sessions").write_text("a file in the way")
-    with no_leaks(), ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path) as manager:
+    with no_leaks(), ThreadManager(tmp_path, config=IMPATIENT) as manager:
         thread = manager.start_thread(Config()).get(timeout=WAIT_S).thread
         with pytest.raises(RolloutError):
             thread.run("hi").get(timeout=WAIT_S)
@@ -281,7 +283,7 @@ def test_unwritable_thread_can_be_shut_down(tmp_path: Path) -> None:
 def test_home_that_heals_gets_every_accepted_line(tmp_path: Path) -> None:
     blocker = tmp_path / "sessions"
     blocker.write_text("a file in the way")
-    manager = ThreadManager.for_testing(ScriptedModel(), codex_home=tmp_path)
+    manager = ThreadManager(tmp_path, config=IMPATIENT)
     with manager:
         thread = manager.start_thread(Config()).get(timeout=WAIT_S).thread
         with pytest.raises(RolloutError):

@@ -160,7 +160,7 @@ def test_an_async_tool_that_swallows_its_end_is_reported() -> None:
 
 def test_a_rollout_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "sessions").write_text("in the way")
-    with ThreadManager(tmp_path) as manager:
+    with ThreadManager(tmp_path, config=ManagerConfig(degraded_timeout_s=0.1)) as manager:
         thread = manager.start_thread(Config()).get().thread
         with pytest.raises(RolloutError):
             thread.run("lost").get(timeout=10)

@@ -39,10 +39,10 @@ def look() -> str:
 
 
 def lines_of(path: Path | None) -> list[dict[str, Any]]:
-    """The lines without their timestamps."""
+    """The lines without what belongs to their file."""
     assert path is not None
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "timestamp"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("timestamp", "crc")} for line in lines]
 
 
 def dialogue(prompt: Any) -> list[str]:

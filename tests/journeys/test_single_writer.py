@@ -28,7 +28,8 @@ from pathlib import Path
 from codex_actors.protocol.events import AgentMessage
 from codex_actors.rollout.claims import Claims
 from codex_actors.rollout.reader import thread_id_of_path
-from codex_actors.rollout.writer import Append, RolloutWriter
+from codex_actors.rollout.owed import Append
+from codex_actors.rollout.writer import RolloutWriter
 
 home, path, point = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 checks = []
@@ -54,7 +55,7 @@ class Stopping(Claims):
 
 claims = Stopping(home, lambda: datetime.now(UTC), is_synced=False)
 claims.claim(path, thread_id_of_path(path))
-writer = RolloutWriter("flush", claims)
+writer = RolloutWriter("flush", claims=claims)
 line = AgentMessage(message="of the first owner")
 results = writer.write([Append(path, "2026-01-08T10:11:12.000Z", (line,), False)])
 print("acknowledged" if results == [None] else type(results[0]).__name__, len(checks), flush=True)
@@ -70,18 +71,19 @@ from codex_actors.errors import WriterConflict
 from codex_actors.protocol.events import AgentMessage
 from codex_actors.rollout.claims import Claims
 from codex_actors.rollout.reader import thread_id_of_path
-from codex_actors.rollout.writer import Append, RolloutWriter
+from codex_actors.rollout.owed import Append
+from codex_actors.rollout.writer import RolloutWriter
 
 home, path, hears, tells, rounds = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
 claims = Claims(home, lambda: datetime.now(UTC), is_synced=False)
-writer = RolloutWriter("flush", claims)
+writer = RolloutWriter("flush", claims=claims)
 
 def meet():
     os.write(tells, b".")
     assert os.read(hears, 1) == b"."
 
-def append(*lines, release=False):
-    assert writer.write([Append(path, "2026-01-08T10:11:12.000Z", lines, False, release)]) == [None]
+def append(*lines, is_last=False):
+    assert writer.write([Append(path, "2026-01-08T10:11:12.000Z", lines, False, is_last)]) == [None]
 
 for number in range(rounds):
     meet()
@@ -93,7 +95,7 @@ for number in range(rounds):
     else:
         print(number, flush=True)
         meet()
-        append(release=True)
+        append(is_last=True)
     meet()
 writer.close()
 """

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from codex_actors.protocol.history import ROLLOUT_ITEM, Resumed, SessionMetaLine
 from codex_actors.protocol.items import Verbatim
+from codex_actors.rollout.owed import Append
 from codex_actors.rollout.reader import get_rollout_history
 from codex_actors.rollout.replay import model_history, open_calls, session_meta
 from codex_actors.rollout.truncation import truncate_rollout_before_nth_user_message_from_start, user_message_positions
-from codex_actors.rollout.writer import Append, RolloutWriter
+from codex_actors.rollout.writer import RolloutWriter
 
 LATER_TYPES = {"world_state", "token_usage_record", "inter_agent_communication_metadata"}
 

@@ -18,7 +18,8 @@ from codex_actors.protocol.events import AgentMessage
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.rollout.claims import Claims
 from codex_actors.rollout.locks import is_locked, try_lock
-from codex_actors.rollout.writer import Append, RolloutWriter
+from codex_actors.rollout.owed import Append
+from codex_actors.rollout.writer import RolloutWriter
 
 ID = ThreadId("01a208d8-0411-7110-98ad-11c64cb8e715")
 START = datetime(2026, 1, 8, 10, 11, 12, tzinfo=UTC)
@@ -42,11 +43,11 @@ class Side:
 
     def __init__(self, home: Path, *, late_s: float = 0.0) -> None:
         self.claims = Claims(home, lambda: START + timedelta(seconds=late_s), is_synced=False)
-        self.writer = RolloutWriter("flush", self.claims)
+        self.writer = RolloutWriter("flush", claims=self.claims)
 
-    def write(self, path: Path, *texts: str, create: bool = False, release: bool = False) -> RolloutError | None:
+    def write(self, path: Path, *texts: str, create: bool = False, is_last: bool = False) -> RolloutError | None:
         lines = tuple(AgentMessage(message=text) for text in texts)
-        return self.writer.write([Append(path, "2026-01-08T10:11:12.000Z", lines, create, release)])[0]
+        return self.writer.write([Append(path, "2026-01-08T10:11:12.000Z", lines, create, is_last)])[0]
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_second_writer_is_told_of_the_first(path: Path, sides: tuple[Side, Side]
 
 def test_released_thread_is_anybodys(tmp_path: Path, path: Path, sides: tuple[Side, Side]) -> None:
     sides[0].write(path, "a", create=True)
-    assert sides[0].write(path, release=True) is None
+    assert sides[0].write(path, is_last=True) is None
     assert not record(tmp_path).exists()
     sides[1].claims.claim(path, ID)
     assert sides[1].write(path, "b") is None
@@ -109,9 +110,9 @@ def test_released_thread_is_anybodys(tmp_path: Path, path: Path, sides: tuple[Si
 def test_who_resumes_at_its_end_still_holds(tmp_path: Path, path: Path, sides: tuple[Side, Side]) -> None:
     sides[0].write(path, "a", create=True)
     sides[0].claims.claim(path, ID)
-    sides[0].write(path, release=True)
+    sides[0].write(path, is_last=True)
     assert record(tmp_path).exists()
-    sides[0].write(path, "b", release=True)
+    sides[0].write(path, "b", is_last=True)
     assert not record(tmp_path).exists()
 
 
@@ -160,7 +161,7 @@ def test_fenced_owner_may_take_it_back(path: Path, sides: tuple[Side, Side]) -> 
     sides[0].write(path, "b")
     with pytest.raises(WriterConflict):
         sides[0].claims.claim(path, ID, take_over=True)
-    sides[0].write(path, release=True)
+    sides[0].write(path, is_last=True)
     sides[0].claims.claim(path, ID, take_over=True)
     assert sides[0].write(path, "c") is None
     assert isinstance(sides[1].write(path, "d"), WriterConflict)
@@ -184,23 +185,23 @@ def test_touched_record_is_still_ours(tmp_path: Path, path: Path, sides: tuple[S
     assert texts(path) == ["a", "b"]
 
 
-def test_file_that_somebody_replaced_is_opened_anew(tmp_path: Path, path: Path, sides: tuple[Side, Side]) -> None:
+def test_file_that_somebody_replaced_gets_nothing(tmp_path: Path, path: Path, sides: tuple[Side, Side]) -> None:
     sides[0].write(path, "a", create=True)
     os.link(path, tmp_path / "backup")
     shutil.copy(path, tmp_path / "edited")
     os.replace(tmp_path / "edited", path)
-    error = sides[0].write(path, "b")
-    assert error is not None
-    assert "another file has taken its place" in error.reason
-    assert sides[0].write(path) is None
-    assert texts(path) == ["a", "b"]
-    assert texts(tmp_path / "backup") == ["a"]
+    first, second = sides[0].write(path, "b"), sides[0].write(path)
+    assert first is not None
+    assert second is not None
+    assert "another file has taken its place" in first.reason
+    assert "changed by another program" in second.reason
+    assert texts(path) == texts(tmp_path / "backup") == ["a"]
 
 
 def test_codex_is_locked_out_while_open(tmp_path: Path, path: Path, sides: tuple[Side, Side]) -> None:
     sides[0].write(path, "a", create=True)
     assert is_locked(codex_lock(tmp_path))
-    sides[0].write(path, release=True)
+    sides[0].write(path, is_last=True)
     assert not codex_lock(tmp_path).exists()
 
 
@@ -222,9 +223,9 @@ def test_lock_for_codex_goes_to_the_new_owner(tmp_path: Path, path: Path, sides:
     sides[0].write(path, "a", create=True)
     sides[1].claims.claim(path, ID, take_over=True)
     assert sides[1].write(path, "b") is None
-    sides[0].write(path, "c", release=True)
+    sides[0].write(path, "c", is_last=True)
     assert is_locked(codex_lock(tmp_path))
-    sides[1].write(path, release=True)
+    sides[1].write(path, is_last=True)
     assert not codex_lock(tmp_path).exists()
 
 

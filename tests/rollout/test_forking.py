@@ -24,11 +24,11 @@ from codex_actors.protocol.items import (
 )
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.chain import segments_of
+from codex_actors.rollout.encode import encode_body
 from codex_actors.rollout.forking import ABORTED_MARKER, ForkPoint, Recorded, diff_of, fork_of
 from codex_actors.rollout.reader import items_of
 from codex_actors.rollout.replay import open_calls
 from codex_actors.rollout.truncation import truncate_rollout_before_nth_user_message_from_start
-from codex_actors.rollout.writer import encode_body
 
 DATA = Path(__file__).parent / "data"
 META = SessionMeta(

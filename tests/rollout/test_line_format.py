@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from pydantic import BaseModel
@@ -22,7 +23,8 @@ from codex_actors.protocol.history import (
 )
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import InputText, Message, TextInput, Verbatim
-from codex_actors.rollout.writer import encode_line, rollout_path
+from codex_actors.rollout.encode import encode_line
+from codex_actors.rollout.writer import rollout_path
 
 THREAD_ID = ThreadId("01a208d7-edea-79b2-aa1a-cba508aa5d39")
 STAMP = "2026-01-08T10:11:12.123Z"
@@ -32,13 +34,16 @@ def line(item: Any) -> Any:
     encoded = encode_line(STAMP, item)
     assert encoded.endswith(b"}\n")
     assert encoded.count(b"\n") == 1
-    return json.loads(encoded)
+    value = json.loads(encoded)
+    assert list(value)[-1] == "crc"
+    assert value.pop("crc") == crc32(encoded[: encoded.rindex(b',"crc":')])
+    return value
 
 
 def test_a_line_has_the_seeds_form() -> None:
     assert encode_line(STAMP, Message(role="user", content=(InputText(text="hi\n"),))) == (
         b'{"timestamp":"2026-01-08T10:11:12.123Z","type":"response_item","payload":'
-        b'{"type":"message","role":"user","content":[{"type":"input_text","text":"hi\\n"}]}}\n'
+        b'{"type":"message","role":"user","content":[{"type":"input_text","text":"hi\\n"}]},"crc":223238645}\n'
     )
 
 

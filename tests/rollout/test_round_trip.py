@@ -44,8 +44,9 @@ from codex_actors.protocol.items import (
     Verbatim,
     WebSearchCall,
 )
+from codex_actors.rollout.owed import Append
 from codex_actors.rollout.reader import get_rollout_history
-from codex_actors.rollout.writer import Append, RolloutWriter
+from codex_actors.rollout.writer import RolloutWriter
 
 TEXT = st.text(max_size=30)
 MAYBE = st.none() | TEXT

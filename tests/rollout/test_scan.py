@@ -34,11 +34,11 @@ from codex_actors.protocol.items import (
     Verbatim,
 )
 from codex_actors.protocol.wire import wire_value
+from codex_actors.rollout.encode import encode_body, encode_line
 from codex_actors.rollout.load import SKIP_BYTES, load_rollout, replayed_lines
 from codex_actors.rollout.payloads import item_in
 from codex_actors.rollout.reader import get_rollout_history, items_of
 from codex_actors.rollout.replay import replayed_items
-from codex_actors.rollout.writer import encode_body, encode_line
 
 DATA = Path(__file__).parent / "data"
 TOOLS = Path(__file__).parents[3] / "shared" / "codex" / "tools"

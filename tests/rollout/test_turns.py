@@ -7,8 +7,8 @@ from typing import Any
 from codex_actors.protocol.events import TaskComplete, TaskStarted, ThreadRolledBack, TurnAborted, UserMessage
 from codex_actors.protocol.history import TurnContextItem
 from codex_actors.protocol.items import InputText, Message, OutputText
+from codex_actors.rollout.encode import encode_body
 from codex_actors.rollout.turns import TurnSpan, turns_of
-from codex_actors.rollout.writer import encode_body
 
 USER = Message(role="user", content=(InputText(text="u"),))
 CONTEXT = Message(role="user", content=(InputText(text="<environment_context>"),))

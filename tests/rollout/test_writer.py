@@ -14,7 +14,9 @@ import pytest
 from codex_actors.config import Durability
 from codex_actors.errors import RolloutError, UnsupportedOperation
 from codex_actors.protocol.events import AgentMessage, Error
-from codex_actors.rollout.writer import MAX_OPEN_FILES, Append, RolloutWriter
+from codex_actors.rollout.encode import encode_line
+from codex_actors.rollout.owed import Append
+from codex_actors.rollout.writer import MAX_OPEN_FILES, RolloutWriter
 
 EARLY = "2026-01-08T10:11:12.000Z"
 LATE = "2026-01-08T10:11:13.000Z"
@@ -181,8 +183,8 @@ def test_a_deleted_file_is_an_error_not_a_hole(tmp_path: Path, writer: RolloutWr
     path.unlink()
     assert "No such file" in reason(writer.write([append(path, "b")])[0])
     path.touch()
-    assert writer.write([append(path, "c")]) == [None]
-    assert messages(path) == ["b", "c"]
+    assert "changed by another program: 0 bytes" in reason(writer.write([append(path, "c")])[0])
+    assert (path.read_bytes(), writer.waiting()) == (b"", {path: 2})
 
 
 def test_a_renamed_file_is_followed(tmp_path: Path, writer: RolloutWriter) -> None:
@@ -193,14 +195,30 @@ def test_a_renamed_file_is_followed(tmp_path: Path, writer: RolloutWriter) -> No
     assert messages(archived) == ["a", "b"]
 
 
-def test_a_torn_tail_gets_its_newline_first(tmp_path: Path, writer: RolloutWriter) -> None:
+@pytest.mark.parametrize("torn", [b'{"timestamp":"2026-01-08T10:11:13.000Z","type":"ev', b'{"half\n', b"\xff\x00"])
+def test_a_torn_tail_is_set_aside_first(tmp_path: Path, torn: bytes, durability: Durability) -> None:
+    writer = RolloutWriter(durability)
     path = tmp_path / "rollout.jsonl"
-    path.write_bytes(b'{"timestamp":"2026-01-08T10:11:13.000Z","type":"ev')
+    whole = encode_line(LATE, AgentMessage(message="whole"))
+    path.write_bytes(whole + torn)
     assert writer.write([append(path, "a"), append(path, "b")]) == [None, None]
     assert writer.write([append(path, "c")]) == [None]
-    torn, *whole = path.read_bytes().splitlines()
-    assert torn.endswith(b'"type":"ev')
-    assert [json.loads(line)["payload"]["message"] for line in whole] == ["a", "b", "c"]
+    assert messages(path) == ["whole", "a", "b", "c"]
+    assert timestamps(path) == [LATE] * 4
+    (record,) = map(json.loads, (tmp_path / "rollout.jsonl.torn").read_text().splitlines())
+    assert (record["start"], record["end"]) == (len(whole), len(whole) + len(torn))
+    assert record["bytes"].encode("utf-8", "surrogateescape") == torn
+    writer.close()
+
+
+@pytest.mark.parametrize("glued", [b"", b'{"timestamp":"2026-01-08T10:11:12.000Z","type":"ev'])
+def test_a_whole_last_line_only_gets_its_newline(tmp_path: Path, writer: RolloutWriter, glued: bytes) -> None:
+    path = tmp_path / "rollout.jsonl"
+    last = glued + encode_line(EARLY, AgentMessage(message="whole")).rstrip()
+    path.write_bytes(last)
+    assert writer.write([append(path, "a")]) == [None]
+    assert path.read_bytes() == last + b"\n" + encode_line(EARLY, AgentMessage(message="a"))
+    assert os.listdir(tmp_path) == ["rollout.jsonl"]
 
 
 def test_timestamps_of_a_file_never_go_back(tmp_path: Path, writer: RolloutWriter) -> None:
@@ -289,7 +307,7 @@ def test_a_failed_fsync_writes_anew(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as broken:
         broken.setattr(os, "fsync", fail)
         assert "Input/output error" in reason(writer.write([append(path, "a", create=True)])[0])
-        assert path.read_bytes() == b""
+        assert os.listdir(path.parent) == []
     assert writer.write([append(path, "b")]) == [None]
     assert messages(path) == ["a", "b"]
     writer.close()
@@ -312,7 +330,8 @@ FILE_SIZE_LIMIT = """
 import json, resource, sys
 from pathlib import Path
 from codex_actors.protocol.events import AgentMessage
-from codex_actors.rollout.writer import Append, RolloutWriter
+from codex_actors.rollout.owed import Append
+from codex_actors.rollout.writer import RolloutWriter
 
 path = Path(sys.argv[1])
 writer = RolloutWriter(sys.argv[2])
