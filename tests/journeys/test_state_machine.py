@@ -618,7 +618,7 @@ def user_texts(history: Sequence[ResponseItem]) -> list[str]:
 
 def dumped(lines: Sequence[Any]) -> list[Any]:
     items = [as_rollout_item(line).model_dump(mode="json", exclude_none=True) for line in lines]
-    return [{key: value for key, value in item.items() if key != "timestamp"} for item in items]
+    return [{key: value for key, value in item.items() if key not in ("timestamp", "crc")} for item in items]
 
 
 def check_calls(history: Sequence[ResponseItem], *, is_running: bool) -> None:
