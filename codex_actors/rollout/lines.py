@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import accumulate, chain, count
+from operator import add
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -69,7 +71,7 @@ def ordinal_of(line: bytes) -> int | None:
 def value_of(line: bytes) -> dict[str, Any] | None:
     """The object that `line` is, or None."""
     try:
-        value = from_json(line)
+        value = from_json(line, cache_strings="keys")  # texts are all different: a third of the time
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
@@ -77,6 +79,11 @@ def value_of(line: bytes) -> dict[str, Any] | None:
 
 def file_lines(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """The lines between two offsets, each with the offset of its first byte and without its newline; the last may be torn."""
+    return chain.from_iterable(_blocks(fd, start, end, 0))
+
+
+def _blocks(fd: int, start: int, end: int, first: int) -> Iterator[Iterable[tuple[int, bytes]]]:
+    """The same in pieces, with addresses that count from `first`. No line costs a step of Python."""
     parts: list[bytes] = []
     position, offset = start, start
     while position < end:
@@ -89,12 +96,11 @@ def file_lines(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
             continue
         lines = b"".join(parts).split(b"\n")
         parts = [lines.pop()]
-        for line in lines:
-            yield offset, line
-            offset += len(line) + 1
+        yield zip(map(add, accumulate(map(len, lines), initial=first + offset), count()), lines, strict=False)
+        offset = position - len(parts[0])
     torn = b"".join(parts)
     if torn:
-        yield offset, torn
+        yield ((first + offset, torn),)
 
 
 class LineSource(Protocol):
@@ -172,12 +178,14 @@ class FileLines:
 
     def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Every line from an address on, without its newline."""
+        return chain.from_iterable(self._blocks(start))
+
+    def _blocks(self, start: int) -> Iterator[Iterable[tuple[int, bytes]]]:
         for first, fd, segment in zip(self._starts, self._fds, self._segments, strict=True):
             if start >= first + segment.end:
                 continue
             try:
-                for offset, line in file_lines(fd, max(0, start - first), segment.end):
-                    yield first + offset, line
+                yield from _blocks(fd, max(0, start - first), segment.end, first)
             except OSError as error:
                 raise _unreadable(segment.path, error) from error
 
@@ -211,11 +219,13 @@ class FileLines:
     def line(self, address: int) -> bytes:
         """The line at an address."""
         start, data = self._window
-        newline = data.find(b"\n", address - start) if start <= address < start + len(data) else -1
-        if newline < 0:
-            start, data = self._window = self._read_window(address, is_backward=address < start)
-            newline = data.find(b"\n", address - start)
-        return data[address - start : newline if newline >= 0 else len(data)]
+        begin = address - start
+        end = data.find(b"\n", begin) if begin >= 0 else -1
+        if end < 0:
+            start, data = self._window = self._read_window(address, is_backward=begin < 0)
+            begin = address - start
+            end = data.find(b"\n", begin)
+        return data[begin : end if end >= 0 else len(data)]
 
     def _read_window(self, address: int, *, is_backward: bool) -> tuple[int, bytes]:
         """The bytes around a line, so that its neighbours need no other read."""
