@@ -60,17 +60,19 @@ class NamesInOrder(set[str]):
 
 
 @lru_cache(maxsize=1024)
-def _is_in_order(kind: type[Wire], names: tuple[str, ...]) -> bool:
+def _names_read(kind: type[Wire], names: tuple[str, ...]) -> set[str]:
+    """One set for all models that were read with these names: most rollouts have few such, and thousands of items."""
     known = [name for name in kind.model_fields if name in names]
-    return [*known, *(name for name in names if name not in kind.model_fields)] == list(names)
+    if [*known, *(name for name in names if name not in kind.model_fields)] == list(names):
+        return set(names)
+    ordered = NamesInOrder(names)
+    ordered.order = names
+    return ordered
 
 
 def keep_order(model: Wire, names: tuple[str, ...]) -> None:
     """Have `wire_value` give the fields of a model that was read from an object with these names in their order."""
-    if not _is_in_order(type(model), names):
-        ordered = NamesInOrder(model.__pydantic_fields_set__)
-        ordered.order = names
-        _set_names(model, ordered)
+    _set_names(model, _names_read(type(model), names))
 
 
 def wire_value(model: Wire) -> Any:
