@@ -296,16 +296,17 @@ def _unmatched(history: Sequence[ResponseItem]) -> tuple[dict[int, Call], set[in
     waiting: dict[tuple[bool, str], deque[int]] = {}
     orphans: set[int] = set()
     for index, item in enumerate(history):
-        if isinstance(item, FunctionCallOutput | CustomToolCallOutput):
-            calls = waiting.get((isinstance(item, CustomToolCallOutput), item.call_id))
+        # No `isinstance`: pydantic's is slow to say no.
+        if type(item) is FunctionCallOutput or type(item) is CustomToolCallOutput:
+            calls = waiting.get((type(item) is CustomToolCallOutput, item.call_id))
             if calls:
                 del unanswered[calls.popleft()]
             else:
                 orphans.add(index)
-        elif isinstance(item, FunctionCall | CustomToolCall | LocalShellCall):
+        elif type(item) is FunctionCall or type(item) is CustomToolCall or type(item) is LocalShellCall:
             call_id = _call_id(item)
             if call_id is not None:
-                waiting.setdefault((isinstance(item, CustomToolCall), call_id), deque()).append(index)
+                waiting.setdefault((type(item) is CustomToolCall, call_id), deque()).append(index)
                 unanswered[index] = item
     return unanswered, orphans
 
