@@ -37,6 +37,9 @@ Claim: TypeAlias = Callable[[Path, ThreadId], None]
 LINES_AT_ONCE = 1_000
 """So many lines in memory are looked at on the loop."""
 
+BYTES_AT_ONCE = 1 << 19
+"""So much of them."""
+
 
 def path_of(value: Path | str) -> Path:
     """The path that the caller means.
@@ -250,7 +253,8 @@ async def _load(shared: Shared, path: Path, read: Callable[[], T]) -> T:
 
 async def _looked_at(shared: Shared, path: Path, recorded: Recorded, look: Callable[[], T]) -> T:
     """What is short and in memory needs no OS thread, whose pace no seed could replay."""
-    if recorded.segments or len(recorded.lines) > LINES_AT_ONCE:
+    size_bytes = sum(len(line) for line in recorded.lines if isinstance(line, bytes))
+    if recorded.segments or len(recorded.lines) > LINES_AT_ONCE or size_bytes > BYTES_AT_ONCE:
         return await _load(shared, path, look)
     return look()
 

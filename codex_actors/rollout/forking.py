@@ -18,7 +18,7 @@ from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.encode import encode_body
 from codex_actors.rollout.legacy import as_legacy
 from codex_actors.rollout.lines import FileLines, head_of, value_of
-from codex_actors.rollout.load import replayed_lines
+from codex_actors.rollout.load import replayed_lines, status_of
 from codex_actors.rollout.replay import aborted_output, open_calls
 from codex_actors.rollout.turns import ENDS, TurnSpan, is_user_line, turns_of
 
@@ -30,6 +30,8 @@ ABORTED_MARKER = (
 
 UNTIMED = b'{"timestamp":"'
 """With it a line begins that has no timestamp yet: `encode_body` says what follows."""
+
+_UNTIMED_LINE = UNTIMED + b'"'
 
 _OF_ITEM = frozenset({b"user_message", b"agent_message", b"agent_reasoning", b"token_count", *ENDS})
 """The events that tell of the item before them."""
@@ -92,7 +94,7 @@ class HistoryDiff:
 
 
 def lines_of(recorded: Recorded) -> list[bytes]:
-    """The lines, whole and without their newlines; those that are broken are left out.
+    """The lines, whole and with their newlines; those that are broken are left out.
 
     Raises:
         RolloutError: a file cannot be read.
@@ -100,10 +102,18 @@ def lines_of(recorded: Recorded) -> list[bytes]:
     lines: list[bytes] = []
     if recorded.segments:
         with FileLines(recorded.segments) as source:
-            lines = [line for _, line in source.lines() if _is_whole(line)]
+            # Nearly every line has the first form: what is broken inside of it, its readers skip.
+            lines = [
+                line + b"\n"
+                for _, line in source.lines()
+                if (line.startswith(UNTIMED) and line.endswith(b"}")) or head_of(line) is not None
+            ]
     for line in recorded.lines:
         body = line if isinstance(line, bytes) else encode_body(line)
-        lines.append((body if body.startswith(b"{") else UNTIMED + body).rstrip(b"\n"))
+        if body.startswith(b"{"):
+            lines += [each + b"\n" for each in body.rstrip(b"\n").split(b"\n")]
+        else:
+            lines.append(UNTIMED + body)
     return lines
 
 
@@ -118,15 +128,15 @@ def fork_of(recorded: Recorded, at: ForkPoint | int | None) -> Forked | New:
     lines = lines_of(recorded)
     kept = _whole_turns(lines[: _cut(lines, at)], at) if isinstance(at, ForkPoint) else lines[: _seed_cut(lines, at)]
     count = len(kept)
-    kept = as_legacy([line for line in kept if not _is_ours(line)])
+    kept = as_legacy([line for line in kept if b'"codex_actors"' not in line[:120] or not _is_ours(line)])
     state = replayed_lines(kept)
     closing = _closing(kept, state) if isinstance(at, ForkPoint) else []
     if closing:
-        kept += [UNTIMED + body[:-1] for body in closing]
+        kept += [UNTIMED + body for body in closing]
         state = replayed_lines(kept)
     if not kept:
         return New()
-    raw = tuple(line[len(UNTIMED) :] + b"\n" if line.startswith(UNTIMED + b'"') else line + b"\n" for line in kept)
+    raw = tuple([line[len(UNTIMED) :] if line.startswith(_UNTIMED_LINE) else line for line in kept])
     return Forked((), raw, state, count)
 
 
@@ -216,12 +226,12 @@ def _is_item(line: bytes, number: int, item: int | str | None) -> bool:
     return item in (payload.get("id"), payload.get("call_id"))
 
 
-def _is_open(lines: Sequence[bytes], turn: TurnSpan) -> bool:
-    """Whether it is still at work where the lines end. A turn of the older form has no line that ends it: the usage of a
-    response without calls does."""
+def _is_open(lines: Sequence[bytes], turn: TurnSpan, state: Replayed | None = None) -> bool:
+    """Whether it is still at work where the lines end, which come to `state`. A turn of the older form has no line that
+    ends it: the usage of a response without calls does."""
     if turn.end is not None:
         return False
-    return turn.is_explicit or replayed_lines(lines).status == AgentStatus.INTERRUPTED
+    return turn.is_explicit or (status_of(lines) if state is None else state.status) == AgentStatus.INTERRUPTED
 
 
 def _whole_turns(lines: list[bytes], at: ForkPoint) -> list[bytes]:
@@ -236,21 +246,14 @@ def _closing(lines: Sequence[bytes], state: Replayed) -> list[bytes]:
     """What ends the calls and the turn that are still open."""
     items: list[Any] = [aborted_output(call) for call in open_calls(state.history)]
     turns = turns_of(lines)
-    if turns and _is_open(lines, turns[-1]):
+    if turns and _is_open(lines, turns[-1], state):
         items.append(Message(role="user", content=(InputText(text=ABORTED_MARKER),)))
         items.append(TurnAborted(turn_id=turns[-1].turn_id, reason="interrupted"))
     return [encode_body(ResponseItemLine(payload=item) if isinstance(item, Verbatim) else item) for item in items]
 
 
-def _is_whole(line: bytes) -> bool:
-    # Nearly every line has the first form: what is broken inside of it, its readers skip.
-    return (line.startswith(UNTIMED) and line.endswith(b"}")) or head_of(line) is not None
-
-
 def _is_ours(line: bytes) -> bool:
     """An input that another thread accepted is not the fork's."""
-    if b'"codex_actors"' not in line[:120]:
-        return False
     head = head_of(line)
     return head is not None and head.type == b"codex_actors"
 

@@ -24,10 +24,12 @@ _OWN_FIELDS = ("history_mode", "history_base", "forked_from_ordinal_exclusive")
 
 
 def as_legacy(lines: Sequence[bytes]) -> list[bytes]:
-    """The lines as a file of the older form has them; where none is of the newer form, the same."""
-    if not any(_is_paginated(line) for line in lines if line.startswith(b"{") and b'"session_meta"' in line[:120]):
+    """The lines as a file of the older form has them; where none is of the newer form, the same. With a newline each that
+    has one, or was made of one that has."""
+    metas = [line for line in lines if b'"session_meta"' in line[:120]]
+    if not any(_is_paginated(line) for line in metas):
         return list(lines)
-    return [line for old in lines for line in _legacy(old)]
+    return [line.rstrip(b"\n") + b"\n" * old.endswith(b"\n") for old in lines for line in _legacy(old)]
 
 
 def _is_paginated(line: bytes) -> bool:
@@ -93,7 +95,7 @@ def _event_of(item: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _without_ordinal(line: bytes) -> bytes:
-    if b'"crc":' in line[-24:] or (b'"ordinal"' in line and _WITH_ORDINAL.match(line) is None):
+    if b'"crc":' in line[-25:] or (b'"ordinal"' in line and _WITH_ORDINAL.match(line) is None):
         return _changed(line, {}, ())
     return _WITH_ORDINAL.sub(rb"\1", line, count=1)
 

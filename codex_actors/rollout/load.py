@@ -7,6 +7,7 @@ from pathlib import Path
 
 from codex_actors.errors import RolloutError
 from codex_actors.protocol.history import Compacted, Replayed
+from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.chain import segments_of
 from codex_actors.rollout.lines import FileLines, MemoryLines, head_of
 from codex_actors.rollout.payloads import payload_in
@@ -64,7 +65,14 @@ def _newest_replacement(source: FileLines) -> int:
 
 
 def replayed_lines(lines: Sequence[bytes]) -> Replayed:
-    """The same of whole lines that are in memory, without their newlines."""
+    """The same of whole lines that are in memory, with their newlines or without."""
     scan = Scan(MemoryLines(lines))
     scan.take(scan.source.lines())
     return scan.replayed(0, len(lines))
+
+
+def status_of(lines: Sequence[bytes]) -> AgentStatus:
+    """How the newest turn of these ended: the `status` of `replayed_lines`, for a fifth of the time."""
+    scan = Scan(MemoryLines(lines))
+    scan.take(scan.source.lines())
+    return scan.status(0)

@@ -24,6 +24,7 @@ from codex_actors.protocol.history import (
     TurnContextItem,
 )
 from codex_actors.protocol.items import GhostSnapshot, Message, ResponseItem
+from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.lines import QUICK_HEAD, FileLines, LineSource, head_of, ordinal_of, value_of
 from codex_actors.rollout.payloads import RecordedEvents, item_in, line_in, payload_in
 from codex_actors.rollout.replay import last_status, summarized, summary_prefix
@@ -182,6 +183,8 @@ class Scan:
     def _forget_events(self) -> None:
         """Only the newest are kept."""
         events, size = self._events, 0
+        if len(events) <= EVENTS // 2 and sum(map(len, events)) <= EVENT_BYTES:
+            return
         for index in range(len(events) - 1, -1, -1):
             size += len(events[index])
             if size > EVENT_BYTES or len(events) - index > EVENTS // 2:
@@ -281,8 +284,8 @@ class Scan:
 
     def _survivors(self) -> Iterator[ResponseItem]:
         yield from self._base_items()
-        for address in self._items:
-            item = item_in(self.source.line(address))
+        for line in map(self.source.line, self._items):
+            item = item_in(line)
             if item is not None:
                 yield item
 
@@ -290,7 +293,7 @@ class Scan:
 
     def replayed(self, start: int, end: int, segments: Sequence[Segment] = ()) -> Replayed:
         """What it comes to, where all from `start` to `end` was taken."""
-        turn = self._last_turn(start)
+        status = self.status(start)
         is_paginated = self.meta is not None and self.meta.history_mode == "paginated"
         history = tuple(self._survivors())
         texts = {item.text for item in history if isinstance(item, Message)} if self._summaries else set()
@@ -301,7 +304,7 @@ class Scan:
             history=history,
             usage=usage,
             is_counted=usage is not None and self._is_counted,
-            status=last_status(turn),
+            status=status,
             context=None if self._context is None else payload_in(self._context, TurnContextItem),
             pending=tuple(self._pending.values()),
             summaries=frozenset(self._summaries & texts),
@@ -309,6 +312,10 @@ class Scan:
             segments=tuple(segments),
             next_ordinal=self._last_ordinal(end) + 1 if is_paginated else None,
         )
+
+    def status(self, start: int) -> AgentStatus:
+        """How the newest turn ended."""
+        return last_status(self._last_turn(start))
 
     def _last_ordinal(self, end: int) -> int:
         ordinals = (ordinal_of(line) for _, line in self.source.lines_before(end))
