@@ -22,6 +22,9 @@ from codex_actors.errors import RolloutError
 from codex_actors.rollout.encode import LINE_START, crc_holds
 from codex_actors.rollout.files import NEW, Files, fsync_folder, write_all
 
+NO_LINE = "no line of a rollout"
+"""What is wrong with JSON that is no object with a `type`."""
+
 _MARK = re.compile(re.escape(LINE_START))
 
 _MARKS = 8
@@ -170,15 +173,15 @@ def fault(line: bytes) -> str:
     holds = crc_holds(line)
     if holds:
         return ""
-    if holds is not None:
+    if holds is not None and line.rstrip(b"\n").endswith(b"}"):
         return "its crc does not match"
     try:
         value = from_json(line)
     except ValueError:
         return "no JSON"
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-        return "no line of a rollout"
-    return "its crc does not match" if "crc" in value else ""
+        return NO_LINE
+    return "" if holds is None else "its crc does not match"
 
 
 def _rescued(start: int, number: int, line: bytes, what: str) -> Iterator[Piece]:

@@ -101,11 +101,12 @@ def encode_body(item: Recordable) -> bytes:
 def crc_holds(line: bytes) -> bool | None:
     """Whether the crc of `line` (with or without its newline) is right; None where it has none.
 
-    A right crc under a damaged name is not right.
+    A right crc under a damaged name is not right. One that another program has written anew, in its own form, is none.
     """
-    match = _END.search(line, max(0, len(line) - 24))
+    begin = max(0, len(line) - 24)
+    match = _END.search(line, begin)
     if match is None:
-        return None
+        return None if line.find(b',"crc":', begin) < 0 else False
     is_right = crc32(memoryview(line)[: match.start()]) == int(match[2])
     if match[1] == b"crc":
         return is_right

@@ -1,6 +1,7 @@
 """The lines of rollout files as bytes: read in blocks, and looked at without being parsed.
 
-The law of this file: what a line is, its first bytes say where Codex or this runtime wrote it; any other form is parsed.
+The law of this file: what a line is, its first bytes say where Codex or this runtime wrote it; any other form is parsed. Of a
+damaged line come the sound ones that are in it, and `DAMAGED` for the rest.
 """
 
 from __future__ import annotations
@@ -20,10 +21,17 @@ from pydantic_core import from_json
 
 from codex_actors.errors import RolloutError
 from codex_actors.protocol.history import Segment
+from codex_actors.rollout.damage import NO_LINE, fault, pieces
+from codex_actors.rollout.encode import LINE_START, crc_holds
 
 BLOCK_BYTES = 1 << 17
 
+DAMAGED = b"?"
+"""What is read for bytes that are no sound line, where they could be taken for one."""
+
 _WINDOW_BYTES = 1 << 18
+
+_NEXT_LINE = b"}}\n" + LINE_START
 
 QUICK_HEAD = re.compile(
     rb'\{"timestamp":"[^"]{23}Z",(?:"ordinal":\d+,)?"type":"([a-z_]+","payload":\{(?:"type":"[A-Za-z_]+")?)'
@@ -79,11 +87,11 @@ def value_of(line: bytes) -> dict[str, Any] | None:
 
 def file_lines(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """The lines between two offsets, each with the offset of its first byte and without its newline; the last may be torn."""
-    return chain.from_iterable(_blocks(fd, start, end, 0))
+    return chain.from_iterable(_numbered(offset, lines) for offset, _, lines in _blocks(fd, start, end))
 
 
-def _blocks(fd: int, start: int, end: int, first: int) -> Iterator[Iterable[tuple[int, bytes]]]:
-    """The same in pieces, with addresses that count from `first`. No line costs a step of Python."""
+def _blocks(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes, list[bytes]]]:
+    """The same in pieces: the offset of the first line, the bytes (and the beginning of what follows), the lines."""
     parts: list[bytes] = []
     position, offset = start, start
     while position < end:
@@ -94,13 +102,33 @@ def _blocks(fd: int, start: int, end: int, first: int) -> Iterator[Iterable[tupl
         parts.append(block)
         if b"\n" not in block:
             continue
-        lines = b"".join(parts).split(b"\n")
+        data = b"".join(parts)
+        lines = data.split(b"\n")
         parts = [lines.pop()]
-        yield zip(map(add, accumulate(map(len, lines), initial=first + offset), count()), lines, strict=False)
+        yield offset, data, lines
         offset = position - len(parts[0])
     torn = b"".join(parts)
     if torn:
-        yield ((first + offset, torn),)
+        yield offset, torn, [torn]
+
+
+def _numbered(address: int, lines: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines with their addresses. None costs a step of Python."""
+    return zip(map(add, accumulate(map(len, lines), initial=address), count()), lines, strict=False)
+
+
+def _are_sound(data: bytes, lines: list[bytes]) -> bool:
+    """Whether all lines of a block look as they were written, by Codex (two searches) or here (their crc)."""
+    ends, number = data.count(_NEXT_LINE), len(lines)
+    is_plain = data.startswith(LINE_START) and (ends == number or (ends == number - 1 and lines[-1].endswith(b"}}")))
+    return (is_plain and data.count(LINE_START) == ends + 1) or all(map(_is_sound, lines))
+
+
+def _is_sound(line: bytes) -> bool:
+    holds = crc_holds(line)
+    if holds is not None:
+        return holds
+    return line.startswith(LINE_START) and line.endswith(b"}") and line.find(LINE_START, 1) < 0
 
 
 class LineSource(Protocol):
@@ -151,6 +179,7 @@ class FileLines:
         self._fds: list[int] = []
         self._starts: list[int] = []
         self._window = (0, b"")
+        self._rescued: dict[int, bytes] = {}
         self.size = sum(segment.end for segment in segments)
 
     def __enter__(self) -> Self:
@@ -185,9 +214,24 @@ class FileLines:
             if start >= first + segment.end:
                 continue
             try:
-                yield from _blocks(fd, max(0, start - first), segment.end, first)
+                for offset, data, lines in _blocks(fd, max(0, start - first), segment.end):
+                    numbered = _numbered(first + offset, lines)
+                    yield numbered if _are_sound(data, lines) else self._mended(numbered)
             except OSError as error:
                 raise _unreadable(segment.path, error) from error
+
+    def _mended(self, numbered: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+        """The lines, and of damaged ones what is sound in them."""
+        for address, line in numbered:
+            if _is_sound(line) or not line.strip() or fault(line) in ("", NO_LINE):
+                yield address, line
+                continue
+            for piece in pieces([line]):
+                if piece.what:
+                    yield address + piece.start, piece.data if head_of(piece.data) is None else DAMAGED
+                else:
+                    self._rescued[address + piece.start] = piece.data
+                    yield address + piece.start, piece.data
 
     def lines_before(self, address: int) -> Iterator[tuple[int, bytes]]:
         """Every line in front of an address, the last first."""
@@ -195,7 +239,7 @@ class FileLines:
             end = len(data) - data.endswith(b"\n")
             while end >= 0 and data:
                 begin = data.rfind(b"\n", 0, end) + 1
-                yield start + begin, data[begin:end]
+                yield from reversed(list(self._mended([(start + begin, data[begin:end])])))
                 end = begin - 1
 
     def blocks_before(self, address: int) -> Iterator[tuple[bytes, int]]:
@@ -218,6 +262,8 @@ class FileLines:
 
     def line(self, address: int) -> bytes:
         """The line at an address."""
+        if self._rescued and (line := self._rescued.get(address)) is not None:
+            return line
         start, data = self._window
         begin = address - start
         end = data.find(b"\n", begin) if begin >= 0 else -1
@@ -226,6 +272,27 @@ class FileLines:
             begin = address - start
             end = data.find(b"\n", begin)
         return data[begin : end if end >= 0 else len(data)]
+
+    def numbers_of(self, addresses: Iterable[int]) -> list[int]:
+        """Which lines of their files these are, from 1, each once."""
+        numbers: list[int] = []
+        place = begin = 0
+        found = 1
+        for address in sorted(addresses):
+            at = bisect_right(self._starts, address) - 1
+            if at != place:
+                place, begin, found = at, 0, 1
+            end = address - self._starts[at]
+            try:
+                while begin < end:
+                    block = os.pread(self._fds[at], min(BLOCK_BYTES, end - begin), begin)
+                    found += block.count(b"\n")
+                    begin += len(block) or end
+            except OSError as error:
+                raise _unreadable(self._segments[at].path, error) from error
+            if numbers[-1:] != [found]:
+                numbers.append(found)
+        return numbers
 
     def _read_window(self, address: int, *, is_backward: bool) -> tuple[int, bytes]:
         """The bytes around a line, so that its neighbours need no other read."""

@@ -39,11 +39,12 @@ def load_rollout(path: Path) -> Replayed:
             raise RolloutError(path, "empty session file")
         if scan.is_binary():
             raise RolloutError(path, "not a rollout file (its bytes are not UTF-8 text)")
+        state = None if scan.meta is None else scan.replayed(start, source.size, segments)
         if scan.skipped:
-            warn_of_skipped_lines(path, scan.skipped)
-        if scan.meta is None:
+            warn_of_skipped_lines(path, source.numbers_of(scan.skipped))
+        if state is None:
             raise RolloutError(path, "failed to parse thread ID from rollout file")
-        return scan.replayed(start, source.size, segments)
+        return state
 
 
 def _newest_replacement(source: FileLines) -> int:

@@ -30,6 +30,8 @@ from codex_actors.protocol.history import (
 )
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import Verbatim
+from codex_actors.rollout.damage import pieces
+from codex_actors.rollout.encode import crc_holds
 from codex_actors.rollout.replay import session_meta
 
 _LOGGER = logging.getLogger("codex_actors")
@@ -145,24 +147,32 @@ def _parse_lines(data: bytes) -> tuple[list[RolloutItem], list[int]]:
     items: list[RolloutItem] = []
     skipped: list[int] = []
     for number, line in enumerate(data.split(b"\n"), start=1):
-        try:
-            value = from_json(line)
-            tag = value["type"]
-        except (ValueError, TypeError, KeyError):
-            if line.strip():
+        item = _parsed(line)
+        if item is not None:
+            items.append(item)
+        elif line.strip():
+            found = list(pieces([line]))
+            if any(piece.what for piece in found):
                 skipped.append(number)
-            continue
-        if not isinstance(value, dict) or not isinstance(tag, str):
-            skipped.append(number)
-            continue
-        value.pop("crc", None)  # of the bytes that were read, not of the item
-        kind = _LINES.get(tag)
-        try:
-            items.append(Verbatim(raw=value) if kind is None else kind.__pydantic_validator__.validate_python(value))
-        except (ValidationError, TypeError):
-            # TypeError: a nested `type` that is no string.
-            items.append(Verbatim(raw=value))
+            items += [each for piece in found if not piece.what and (each := _parsed(piece.data)) is not None]
     return items, skipped
+
+
+def _parsed(line: bytes) -> RolloutItem | None:
+    """The line, or None where it is damaged, or none of a rollout."""
+    try:
+        value = from_json(line)
+    except ValueError:
+        return None
+    tag = value.get("type") if isinstance(value, dict) else None
+    if not isinstance(tag, str) or crc_holds(line) is False:
+        return None
+    value.pop("crc", None)  # of the bytes that were read, not of the item
+    kind = _LINES.get(tag)
+    try:
+        return Verbatim(raw=value) if kind is None else kind.__pydantic_validator__.validate_python(value)
+    except (ValidationError, TypeError):  # TypeError: a nested `type` that is no string
+        return Verbatim(raw=value)
 
 
 def _is_text(data: bytes) -> bool:

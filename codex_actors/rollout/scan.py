@@ -68,7 +68,6 @@ class Scan:
         self.is_blank = True
         self._own = own
         self._is_known = False
-        self._count = 0
         self._items = array("q")
         self._recent = array("q")
         self._base: list[ResponseItem] = []
@@ -96,9 +95,7 @@ class Scan:
         # The loop that all of a large file runs through: hence its locals, and what could be methods and is not.
         match_head, kinds, takes = QUICK_HEAD.match, self._kinds, self._takes
         items, recent, events = self._items.append, self._recent.append, self._events
-        count = self._count
         for address, line in lines:
-            count += 1
             match = match_head(line)
             kind = kinds.get(match[1]) if match is not None else None
             if kind is None:
@@ -113,10 +110,9 @@ class Scan:
                 if len(events) >= EVENTS:
                     self._forget_events()
             elif kind == _BROKEN:
-                self._skip(address, line, count)
+                self._skip(address, line)
             elif kind != _IGNORED:
                 takes[kind](address, line)
-        self._count = count
         self.is_blank = self.is_blank and not self._is_known
 
     def _kind_of(self, line: bytes, match: re.Match[bytes] | None) -> int:
@@ -146,9 +142,7 @@ class Scan:
             if head is not None and head.type == b"session_meta":
                 self._take_meta(address, line)
         lines: list[bytes] = []
-        for data, address in source.blocks_before(start):
-            if address >= self._own:
-                self._count += data.count(b"\n")
+        for data, _ in source.blocks_before(start):
             found = data.rfind(b'"submission_id"')
             while found >= 0:
                 begin, end = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
@@ -169,11 +163,11 @@ class Scan:
 
     # --- lines -----------------------------------------------------------------------------------------------------
 
-    def _skip(self, address: int, line: bytes, number: int) -> None:
+    def _skip(self, address: int, line: bytes) -> None:
         if line.strip():
             self.is_blank = False
             if address >= self._own:
-                self.skipped.append(number)
+                self.skipped.append(address)
 
     def _settle(self, line: bytes) -> None:
         if b'"submission_id"' in line:
@@ -284,10 +278,12 @@ class Scan:
 
     def _survivors(self) -> Iterator[ResponseItem]:
         yield from self._base_items()
-        for line in map(self.source.line, self._items):
+        for address, line in zip(self._items, map(self.source.line, self._items), strict=True):
             item = item_in(line)
             if item is not None:
                 yield item
+            elif value_of(line) is None:
+                self._skip(address, line)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

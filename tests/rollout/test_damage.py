@@ -20,6 +20,7 @@ from codex_actors.rollout import salvage as salvage_command
 from codex_actors.rollout import verify as verify_command
 from codex_actors.rollout.damage import Damage, pieces, report_of, salvage, torn_path, verify
 from codex_actors.rollout.encode import crc_holds, encode_line
+from codex_actors.rollout.load import load_rollout
 from codex_actors.rollout.reader import get_rollout_history
 
 STAMP = "2026-01-08T10:11:12.000Z"
@@ -93,16 +94,42 @@ def test_each_cut_keeps_every_whole_line() -> None:
                 assert bool(damage) == (place == 0)
 
 
-def test_the_reader_keeps_what_was_not_touched(tmp_path: Path) -> None:
+def said_in(path: Path, is_streamed: bool) -> list[str]:
+    if is_streamed:
+        events = load_rollout(path).events or ()
+        return [event.message for event in events if isinstance(event, AgentMessage)]
+    read = get_rollout_history(path).get_rollout_items()
+    return [item.payload.message for item in read[1:]]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["items", "streamed"])
+def test_readers_keep_what_was_not_touched(tmp_path: Path, is_streamed: bool) -> None:
     path = tmp_path / "rollout.jsonl"
     rng = random.Random(2)
-    for _ in range(300):
+    for _ in range(500):
         number = rng.randrange(1, len(LINES))
-        place = rng.choice(places(number)[:-1])
-        path.write_bytes(FILE[:place] + bytes([FILE[place] ^ 0x80]) + FILE[place + 1 :])
-        read = get_rollout_history(path).get_rollout_items()
-        said = [item.payload.message for item in read[1:]]  # type: ignore[union-attr]
-        assert said == [str(each) for each in range(199) if each != number - 1]
+        place = rng.choice(places(number))
+        path.write_bytes(FILE[:place] + bytes([FILE[place] ^ rng.randrange(1, 256)]) + FILE[place + 1 :])
+        is_newline = place == places(number).stop - 1
+        assert said_in(path, is_streamed) == [str(each) for each in range(199) if is_newline or each != number - 1]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["items", "streamed"])
+def test_readers_find_lines_that_were_joined(
+    tmp_path: Path, is_streamed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rollout.jsonl"
+    torn, joined = BARE[3][:50], BARE[7].rstrip(b"\n")
+    path.write_bytes(b"".join([*BARE[:3], torn, *BARE[4:7], joined, *BARE[8:]]))
+    assert said_in(path, is_streamed) == [str(each) for each in range(199) if each != 2]
+    assert caplog.messages == [f"rollout {path}: skipped 1 broken line(s): 4"]
+
+
+def test_a_line_written_anew_elsewhere_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rollout.jsonl"
+    path.write_text("".join(json.dumps(json.loads(line)) + "\n" for line in LINES))
+    assert verify(path).is_sound
+    assert said_in(path, True) == said_in(path, False) == [str(each) for each in range(199)]
 
 
 @pytest.mark.parametrize("lines", [LINES, BARE], ids=["with a crc", "without"])
@@ -125,7 +152,7 @@ def test_a_joined_or_split_line_is_one_range(lines: list[bytes]) -> None:
         (b'{"type":"event_msg","payload":{}\n', "no JSON"),
         (b'{"type":"event_msg","text":"\xff"}\n', "no JSON"),
         (b"\0\0\0\0\n", "no JSON"),
-        (b'{"type":"event_msg","crc":"x","payload":{}}\n', "its crc does not match"),
+        (b'{"type":"event_msg","payload":{},"crc":"x"}\n', "its crc does not match"),
         (b'{"type":"event_msg","payload":{},"crc":17}\n', "its crc does not match"),
         (LINES[3].replace(b'"crc"', b'"cRc"'), "its crc does not match"),
     ],
