@@ -224,7 +224,7 @@ ResponseItem: TypeAlias = Annotated[
         )
     ),
 ]
-"""One unit of model history. `item.model_dump(mode="json", exclude_none=True)` is its wire JSON."""
+"""One unit of model history. `wire_value(item)` is its wire JSON."""
 
 RESPONSE_ITEMS: tuple[type, ...] = tuple({get_args(variant)[0] for variant in get_args(get_args(ResponseItem)[0])})
 """The classes of `ResponseItem`, for `isinstance`."""

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
 
 # The slots of an instance are set through their descriptors: half the price of `object.__setattr__`.
 _new = object.__new__
@@ -54,31 +55,89 @@ def made(kind: type[W], /, **values: Any) -> W:
 
 
 class NamesInOrder(set[str]):
-    """The names of the fields that a model was read with, where they did not come in the order of its class."""
+    """The names of the fields that a model was read with, where they did not come in the order of its class, or those of a
+    model in it did not."""
 
     order: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1024)
-def _names_read(kind: type[Wire], names: tuple[str, ...]) -> set[str]:
-    """One set for all models that were read with these names: most rollouts have few such, and thousands of items."""
+def _is_in_order(kind: type[Wire], names: tuple[str, ...]) -> bool:
     known = [name for name in kind.model_fields if name in names]
-    if [*known, *(name for name in names if name not in kind.model_fields)] == list(names):
-        return set(names)
-    ordered = NamesInOrder(names)
-    ordered.order = names
-    return ordered
+    return [*known, *(name for name in names if name not in kind.model_fields)] == list(names)
 
 
-def keep_order(model: Wire, names: tuple[str, ...]) -> None:
-    """Have `wire_value` give the fields of a model that was read from an object with these names in their order."""
-    _set_names(model, _names_read(type(model), names))
+def keep_order(model: Wire, value: dict[str, Any]) -> bool:
+    """Have `wire_value` give the fields of a model, and of those in it, in the order that they have in `value`, which it was
+    read from. Whether that is another order than that of the classes."""
+    fields = model.__dict__
+    names = tuple(value)
+    is_other = not _is_in_order(type(model), names)
+    for name, inner in value.items():
+        if type(inner) is list:
+            for part, of_part in zip(fields.get(name) or (), inner, strict=False):
+                # Nearly every part is {"type", "text"}, which is the order of its class.
+                if type(part) in _BLANKS and (len(of_part) != 2 or next(iter(of_part)) != "type"):
+                    is_other |= keep_order(part, of_part)
+        elif type(inner) is dict and type(part := fields.get(name)) in _BLANKS:
+            is_other |= keep_order(part, inner)
+    if is_other:
+        ordered = NamesInOrder(model.__pydantic_fields_set__)
+        ordered.order = names
+        _set_names(model, ordered)
+    return is_other
 
 
 def wire_value(model: Wire) -> Any:
     """The JSON value of `model`: of one that was read all that stood there, nulls and unknown fields too; of one of ours
     what it says. Fields come in the order of its class, or in that of `keep_order`."""
+    return _value(model, was_read(model))
+
+
+def wire_json(model: Wire, without: set[str] | None = None) -> bytes:
+    """`wire_value` as JSON, but for some fields."""
+    is_read = was_read(model)
+    if type(model.__pydantic_fields_set__) is not NamesInOrder and _is_even(model, is_read):
+        # The serializer itself: `model_dump_json` does the same for half as much again, and makes a str of it.
+        encoded: bytes = model.__pydantic_serializer__.to_json(
+            model, exclude_unset=is_read, exclude_none=not is_read, exclude=without
+        )
+        return encoded
+    value = _value(model, is_read)
+    return to_json({name: value[name] for name in value if name not in without} if without else value)
+
+
+def was_read(model: Wire) -> bool:
+    """Whether it was read, and not made here: a tag has a default, which nobody here gives."""
     names = model.__pydantic_fields_set__
-    is_read = "type" in names and names is not _BLANKS[type(model)][1]
+    return "type" in names and names is not _BLANKS[type(model)][1]
+
+
+def _is_even(model: Wire, is_read: bool) -> bool:
+    """Whether the parts of its lists come from where it comes from itself: read, or ours."""
+    for inner in model.__dict__.values():
+        if type(inner) is tuple:
+            for part in inner:
+                if type(part) in _BLANKS and was_read(part) is not is_read:
+                    return False
+    return True
+
+
+def _value(model: Wire, is_read: bool) -> Any:
     value = model.model_dump(mode="json", exclude_unset=is_read, exclude_none=not is_read)
-    return {name: value[name] for name in names.order} if isinstance(names, NamesInOrder) else value
+    for name, inner in model.__dict__.items():
+        if name not in value:
+            continue
+        if type(inner) in _BLANKS:
+            value[name] = _inner_value(inner, is_read)
+        elif type(inner) is tuple and any(type(part) in _BLANKS for part in inner):
+            value[name] = [_inner_value(part, is_read) if type(part) in _BLANKS else part for part in inner]
+    names = model.__pydantic_fields_set__
+    if isinstance(names, NamesInOrder):
+        return {**{name: value[name] for name in names.order if name in value}, **value}
+    return value
+
+
+def _inner_value(model: Wire, is_read: bool) -> Any:
+    """Of a model without a tag, the one that it stands in says whether it was read."""
+    return _value(model, was_read(model) if "type" in type(model).model_fields else is_read)

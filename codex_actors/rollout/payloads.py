@@ -47,8 +47,15 @@ def item_of(payload: Any) -> ResponseItem | None:
         item: ResponseItem = kind.__pydantic_validator__.validate_python(payload)
     except ValidationError:
         return None
-    keep_order(item, tuple(payload))
+    keep_order(item, payload)
     return item
+
+
+def replacement_in(line: bytes) -> list[ResponseItem]:
+    """The items of a `compacted` line that replace those before it; empty where it has none."""
+    payload = (value_of(line) or {}).get("payload")
+    replacement = payload.get("replacement_history") if isinstance(payload, dict) else None
+    return [item for item in map(item_of, replacement or ()) if item is not None]
 
 
 def payload_in(line: bytes, kind: type[W]) -> W | None:

@@ -30,6 +30,7 @@ from codex_actors.protocol.history import (
 )
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import Verbatim
+from codex_actors.protocol.wire import keep_order
 from codex_actors.rollout.damage import pieces
 from codex_actors.rollout.encode import crc_holds
 from codex_actors.rollout.replay import session_meta
@@ -170,7 +171,9 @@ def _parsed(line: bytes) -> RolloutItem | None:
     value.pop("crc", None)  # of the bytes that were read, not of the item
     kind = _LINES.get(tag)
     try:
-        return Verbatim(raw=value) if kind is None else kind.__pydantic_validator__.validate_python(value)
+        item: RolloutItem = Verbatim(raw=value) if kind is None else kind.__pydantic_validator__.validate_python(value)
+        keep_order(item, value)
+        return item
     except (ValidationError, TypeError):  # TypeError: a nested `type` that is no string
         return Verbatim(raw=value)
 

@@ -26,7 +26,7 @@ from codex_actors.protocol.history import (
 from codex_actors.protocol.items import GhostSnapshot, Message, ResponseItem
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.lines import QUICK_HEAD, FileLines, LineSource, head_of, ordinal_of, value_of
-from codex_actors.rollout.payloads import RecordedEvents, item_in, line_in, payload_in
+from codex_actors.rollout.payloads import RecordedEvents, item_in, line_in, payload_in, replacement_in
 from codex_actors.rollout.replay import last_status, summarized, summary_prefix
 from codex_actors.rollout.truncation import drop_last_n_user_turns, is_user_message
 
@@ -265,8 +265,7 @@ class Scan:
     def _base_items(self) -> list[ResponseItem]:
         """What stands before the items that have lines of their own."""
         if self._replacement is not None:
-            compacted = payload_in(self.source.line(self._replacement), Compacted)
-            items = () if compacted is None else compacted.replacement_history or ()
+            items = replacement_in(self.source.line(self._replacement))
             self._base = [item for item in items if not isinstance(item, GhostSnapshot)]
             self._replacement = None
         return self._base

@@ -149,6 +149,18 @@ def test_each_captured_item_keeps_its_value_and_order(captured: Path) -> None:
         {"name": "f", "type": "function_call", "call_id": "1", "arguments": "{}", "namespace": None},
         {"type": "hologram", "z": None, "a": [None]},
         {"type": "local_shell_call", "call_id": None, "status": "s", "action": {"env": None}},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [{"text": "x", "type": "input_text"}, {"type": "hologram", "z": 1}],
+        },
+        {"type": "message", "content": [{"type": "input_image", "detail": None, "image_url": "x"}], "role": "user"},
+        {
+            "type": "function_call_output",
+            "call_id": "1",
+            "output": [{"text": "x", "more": [None], "type": "input_text"}],
+        },
+        {"type": "message", "raw": {"b": 1, "a": None}, "role": "user", "content": []},
     ],
 )
 def test_an_item_keeps_nulls_unknown_fields_and_order(payload: dict[str, Any]) -> None:
@@ -156,6 +168,13 @@ def test_an_item_keeps_nulls_unknown_fields_and_order(payload: dict[str, Any]) -
     assert item is not None
     assert json.dumps(wire_value(item)) == json.dumps(payload)
     assert wire_value(pickle.loads(pickle.dumps(item))) == payload
+
+
+def test_a_replacement_keeps_nulls_unknown_fields_and_order() -> None:
+    kept = [{"role": "user", "type": "message", "content": [{"text": "x", "type": "input_text"}], "phase": None}]
+    payload = {"message": "sum", "replacement_history": kept, "window": None}
+    line = json.dumps({"timestamp": STAMP, "type": "compacted", "payload": payload})
+    assert json.dumps([wire_value(item) for item in replayed_lines([line.encode()]).history]) == json.dumps(kept)
 
 
 def test_a_broken_field_of_a_model_is_seen() -> None:
