@@ -24,7 +24,8 @@ class Prompt:
         model: The slug, never empty.
         instructions: The system prompt, or None.
         input: The whole history that the model must see, in order.
-            `item.model_dump(mode="json", exclude_none=True)` is an item's wire JSON.
+            `protocol.wire.wire_value(item)` is an item's wire JSON: of one that was read from a file or from a server, all
+            that stood there, nulls, unknown fields and their order too.
         tools: Wire JSON, each `{"type": "function", "name", "description", "parameters", "strict": false}`.
         parallel_tool_calls: Whether one answer may hold several calls.
         output_schema: The JSON schema that the last message must fit, or None.

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from codex_actors.model.provider import Prompt
 from codex_actors.protocol.items import GhostSnapshot, Reasoning, ResponseItem, Verbatim
+from codex_actors.protocol.wire import was_read, wire_json
 
 _WITHOUT_ID = {"id"}
 _SHORT_ITEMS = 8
@@ -108,10 +109,10 @@ def _item_json(item: ResponseItem, has_id: bool) -> bytes:
     if isinstance(item, GhostSnapshot):
         return b""
     without: set[str] | None = None
-    if not has_id and getattr(item, "id", None) is not None:  # to look for what to leave out costs as much as the rest
+    # To look for what to leave out costs as much as the rest.
+    if not has_id and (getattr(item, "id", None) is not None or was_read(item)):
         without = _WITHOUT_ID
     if isinstance(item, Reasoning) and any(part.type == "reasoning_text" for part in item.content or ()):
         # Raw thoughts are not sent back. Source: should_serialize_reasoning_content.
         without = {*(without or ()), "content"}
-    # The serializer itself: `model_dump_json` does the same for half as much again, and makes a str of it.
-    return item.__pydantic_serializer__.to_json(item, exclude_none=True, exclude=without)
+    return wire_json(item, without)

@@ -17,6 +17,7 @@ from codex_actors.model.responses import ResponsesModel
 from codex_actors.protocol.events import AgentMessageDelta, StreamErrorEvent, TaskComplete
 from codex_actors.testing import no_leaks
 from codex_actors.tools.agents import agent_tools
+from tests._kept_files import keep, line, meta_line
 from tests.model._server import BEGIN, CALL, CUT, DELTA, OK, Answer, chunk, done, model_of, refusal, serving
 
 WAIT_S = 20.0
@@ -186,3 +187,29 @@ def test_key_is_found_nowhere_after_a_run(
     assert files
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
     assert KEY not in repr(seen)
+
+
+def test_resumed_history_is_sent_word_for_word(tmp_path: Path) -> None:
+    items: list[dict[str, Any]] = [
+        {
+            "role": "user",
+            "type": "message",
+            "content": [{"text": "a", "new": None, "type": "input_text"}],
+            "phase": None,
+        },
+        {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None},
+        {"type": "ghost_snapshot", "ghost_commit": {"id": "x"}},
+        {"type": "function_call", "name": "look", "arguments": "{}", "call_id": "c1", "new": {"b": 1, "a": None}},
+        {"call_id": "c1", "type": "function_call_output", "output": [{"text": "b", "type": "input_text"}]},
+        {"type": "hologram", "z": None, "a": [None]},
+    ]
+    path = keep(tmp_path, 1, meta_line(1) + "".join(line("response_item", **item) for item in items))
+
+    async def main() -> list[Any]:
+        async with serving(OK) as server, ThreadManager(tmp_path, model=model_of(server.base_url)) as manager:
+            thread = (await manager.resume_thread_from_rollout(CONFIG, path)).thread
+            await thread.run("Hello.")
+        return list(server.requests[-1].body["input"])
+
+    wanted = [json.dumps(item) for item in items if item["type"] != "ghost_snapshot"]
+    assert [json.dumps(item) for item in asyncio.run(main())][: len(wanted)] == wanted

@@ -20,6 +20,7 @@ from codex_actors.protocol.items import (
     ResponseItem,
     Verbatim,
 )
+from codex_actors.rollout.payloads import item_of
 from tests.model._server import CALL, MESSAGE, PROMPT
 
 ITEMS: list[dict[str, Any]] = [
@@ -47,6 +48,36 @@ def test_items_are_sent_as_they_came() -> None:
     assert body_of(*items)["input"] == without_ids
     assert body_of(*items, is_stored=True)["input"] == ITEMS
     assert (body_of()["store"], body_of(is_stored=True)["store"]) == (False, True)
+
+
+READ: list[dict[str, Any]] = [
+    {"role": "user", "type": "message", "content": [{"text": "a", "new": None, "type": "input_text"}], "phase": None},
+    {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None},
+    {
+        "type": "function_call",
+        "name": "f",
+        "arguments": "{}",
+        "call_id": "c1",
+        "status": None,
+        "new": {"b": 1, "a": None},
+    },
+    {"call_id": "c1", "type": "function_call_output", "output": [{"text": "b", "type": "input_text"}]},
+]
+
+
+@pytest.mark.parametrize("item", READ, ids=lambda item: str(item["type"]))
+def test_read_items_are_sent_word_for_word(item: dict[str, Any]) -> None:
+    read = item_of(item)
+    assert read is not None
+    sent = request_body(replace(PROMPT, input=(read,)), histories=EncodedHistories())
+    assert b'{"input":[' + json.dumps(item, separators=(",", ":")).encode() + b"]," in sent
+
+
+@pytest.mark.parametrize("item_id", [None, "msg_1"])
+def test_id_is_sent_where_the_server_keeps_it(item_id: str | None) -> None:
+    item = item_of({"id": item_id, **READ[0]})
+    assert body_of(item)["input"] == [READ[0]]
+    assert body_of(item, is_stored=True)["input"] == [{"id": item_id, **READ[0]}]
 
 
 def test_unknown_items_are_sent_word_for_word() -> None:
