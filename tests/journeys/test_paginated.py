@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from codex_actors import Config, Interrupt, ScriptedModel, ThreadManager, tool
+from codex_actors import Config, ForkPoint, Interrupt, ScriptedModel, ThreadManager, tool
 from codex_actors.errors import RolloutError, UnsupportedOperation
 from codex_actors.protocol.items import FunctionCall, Message
 from codex_actors.protocol.ops import Compact
 from codex_actors.protocol.status import AgentStatus
-from codex_actors.rollout.forking import ForkPoint
 from codex_actors.rollout.reader import get_rollout_history
 
 WAIT_S = 10.0
