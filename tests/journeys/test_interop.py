@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from codex_actors import Config, Interrupt, ScriptedModel, ThreadManager, UserInput, tool
+from codex_actors import Config, ForkPoint, Interrupt, ScriptedModel, ThreadManager, UserInput, tool
 from codex_actors.actors.handle import CodexThread
 from codex_actors.protocol.items import FunctionCall, Message
 from codex_actors.protocol.ops import Compact, ThreadRollback
 from codex_actors.rollout.chain import meta_of, segments_of
-from codex_actors.rollout.forking import ForkPoint
 from codex_actors.rollout.load import load_rollout
 from codex_actors.tools.agents import agent_tools
 
@@ -64,6 +63,54 @@ def resumed_by(codex: str, path: Path, work: Path) -> Path:
     return max(
         work.glob(f"resume-*/sessions/*/*/*/rollout-*{thread_id}*.jsonl"), key=lambda file: file.stat().st_mtime_ns
     )
+
+
+KILLED = """
+import sys
+from codex_actors import Config, ScriptedModel, ThreadManager, UserInput
+
+model = ScriptedModel()
+manager = ThreadManager(sys.argv[1], model=model)
+manager.__enter__()
+thread = manager.start_thread(Config()).get(timeout=10).thread
+thread.run("one").get(timeout=10)
+gate = model.hold("deltas")
+thread.submit(UserInput("two")).get(timeout=10)
+assert gate.reached.wait(10)
+thread.submit(UserInput("and this")).get(timeout=10)
+print(thread.rollout_path, flush=True)
+sys.stdin.read()
+"""
+
+
+def killed_in_a_turn(home: Path) -> Path:
+    """The rollout of a process that was killed with an answer half streamed and an input that had not its turn yet."""
+    command = [sys.executable, "-c", KILLED, str(home)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        path = process.stdout.readline().strip()
+        process.kill()
+    return Path(path)
+
+
+def said_after(left: Path) -> list[str]:
+    """What a model of ours is told in the next turn of a file that Codex has left."""
+    model = ScriptedModel(["read back"], keep_prompts=True)
+    home = left.parents[4]
+    with ThreadManager(home, model=model) as manager:
+        thread = manager.resume_thread_from_rollout(Config(), left).get(timeout=WAIT_S).thread
+        assert thread.run("and now?").get(timeout=WAIT_S).text == "read back"
+    return [item.text for item in model.prompts[0].input if isinstance(item, Message)]
+
+
+def check_resumed(codex: str, path: Path, work: Path, *waiting: str) -> None:
+    """The real program goes on with the file, and so do we with what it leaves; `waiting` are inputs that it passes over."""
+    left = resumed_by(codex, path, work)
+    assert left.read_bytes().startswith(path.read_bytes())
+    asked, answered = texts(left)[-2:]
+    assert asked == PROMPT
+    told = [text for text in said_after(left) if not text.startswith("<")]
+    assert told[-3 - len(waiting) :] == [asked, answered, *waiting, "and now?"]
 
 
 def texts(path: Path) -> list[str]:
@@ -182,9 +229,19 @@ def test_codex_resumes_a_thread_of_ours(
     with ThreadManager(home, model=ScriptedModel(script)) as manager:
         make(manager)
     for path in sorted(home.glob("sessions/*/*/*/*.jsonl")):
-        left = resumed_by(codex, path, work)
-        assert left.read_bytes().startswith(path.read_bytes())
-        assert texts(left)[-2] == PROMPT
+        check_resumed(codex, path, work)
+
+
+@pytest.mark.parametrize("is_resumed", [False, True], ids=["as it was left", "resumed here"])
+def test_codex_resumes_a_thread_killed_in_a_turn(codex: str, is_resumed: bool, tmp_path: Path, work: Path) -> None:
+    path, waiting = killed_in_a_turn(tmp_path / "home"), ["and this"]
+    if is_resumed:
+        with ThreadManager(tmp_path / "home", model=ScriptedModel()) as manager:
+            thread = manager.resume_thread_from_rollout(Config(), path).get(timeout=WAIT_S).thread
+            thread.run("three").get(timeout=WAIT_S)
+        assert texts(path)[-4:] == ["two", "and this", "three", "echo: three"]
+        waiting = []
+    check_resumed(codex, path, work, *waiting)
 
 
 @pytest.mark.parametrize("source", PAGINATED, ids=lambda path: path.stem[-40:])
@@ -208,7 +265,6 @@ def test_codex_resumes_a_paginated_file_behind_us(
         fork = manager.fork(thread, ForkPoint.end()).get(timeout=WAIT_S).thread
         fork.run("mine").get(timeout=WAIT_S)
     assert fork.rollout_path is not None
-    assert texts(resumed_by(codex, fork.rollout_path, work))[-2] == PROMPT
+    check_resumed(codex, fork.rollout_path, work)
     if is_new:
-        left = resumed_by(codex, path, work)
-        assert left.read_bytes().startswith(path.read_bytes())
+        check_resumed(codex, path, work)
