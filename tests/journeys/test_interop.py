@@ -24,12 +24,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "codex"
 CHECK = SHARED / "tools" / "resume_check.py"
 DATA = Path(__file__).parents[1] / "rollout" / "data"
 BINARIES = [path for path in os.environ.get("CODEX_BIN", "").split(":") if path]
-PAGINATED = [
-    path
-    for folder in (SHARED / "rollouts" / "0.169.0", DATA)
-    for path in sorted(folder.glob("*.jsonl"))
-    if (meta_of(path) or {}).get("history_mode") == "paginated"
-]
+OF_CODEX = [path for folder in (*sorted(SHARED.glob("rollouts/*")), DATA) for path in sorted(folder.glob("*.jsonl"))]
 PROMPT = "interop check: what did I say before?"
 
 pytestmark = [
@@ -244,8 +239,8 @@ def test_codex_resumes_a_thread_killed_in_a_turn(codex: str, is_resumed: bool, t
     check_resumed(codex, path, work, *waiting)
 
 
-@pytest.mark.parametrize("source", PAGINATED, ids=lambda path: path.stem[-40:])
-def test_codex_resumes_a_paginated_file_behind_us(
+@pytest.mark.parametrize("source", OF_CODEX, ids=lambda path: f"{path.parent.name}/{path.stem[-40:]}")
+def test_codex_resumes_a_file_of_its_own_behind_us(
     codex: str, is_new: bool, source: Path, tmp_path: Path, work: Path
 ) -> None:
     day = tmp_path / "home" / "sessions" / "2026" / "11" / "23"
@@ -266,5 +261,5 @@ def test_codex_resumes_a_paginated_file_behind_us(
         fork.run("mine").get(timeout=WAIT_S)
     assert fork.rollout_path is not None
     check_resumed(codex, fork.rollout_path, work)
-    if is_new:
+    if is_new or (meta_of(source) or {}).get("history_mode") != "paginated":
         check_resumed(codex, path, work)
