@@ -65,5 +65,5 @@ def keep(home: Path, number: int, text: str | None = None, *, mtime_s: float | N
 
 def tree_of(home: Path) -> dict[str, tuple[int, int, int]]:
     """Each file and folder of a home: inode, time of its last change, size."""
-    found = [home, *home.rglob("*")]
-    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_size) for path in found}
+    found = {str(path): path.lstat() for path in (home, *home.rglob("*"))}
+    return {path: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in found.items()}

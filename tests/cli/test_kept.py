@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from codex_actors.cli import app
-from tests._kept_files import keep, line, meta_line, thread_id_of, tree_of, turn_lines
+from tests._kept_files import keep, line, meta_line, thread_id_of, turn_lines
 
 ONE, TWO, THREE = (thread_id_of(number) for number in (1, 2, 3))
-READING = (["ls"], ["ls", "--archived", "--json"], ["ls", "--search", "x"], ["tree"], ["tree", ONE], ["show", ONE])
 
 
 def ran(home: Path, *arguments: str) -> Result:
@@ -34,17 +32,6 @@ def home(tmp_path: Path) -> Path:
     keep(home, 3, meta_line(3, parent_thread_id=TWO) + turn_lines("Deep."), mtime_s=1_800_000_001)
     keep(home, 4, archived=True, mtime_s=1_800_000_000)
     return home
-
-
-def test_reading_commands_write_nothing_at_all(home: Path, shared_dir: Path) -> None:
-    for number, path in enumerate(sorted(shared_dir.glob("codex/rollouts/*/*.jsonl")), start=16):
-        shutil.copy2(path, keep(home, number))
-    before = tree_of(home)
-    for command in READING:
-        ran(home, *command)
-    for number in range(1, len(list(home.rglob("*.jsonl")))):
-        ran(home, "show", thread_id_of(number), "--json")
-    assert tree_of(home) == before
 
 
 def test_list_takes_each_filter(home: Path) -> None:
