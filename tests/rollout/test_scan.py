@@ -60,7 +60,7 @@ def texts(path: Path) -> list[str]:
 
 
 def files(thread_id: str) -> list[Path]:
-    return sorted(DATA.glob(f"*{thread_id}*"))
+    return sorted(DATA.glob(f"*{thread_id}*.jsonl"))
 
 
 USAGE = TokenUsageInfo(total_token_usage=TokenUsage(total_tokens=7), last_token_usage=TokenUsage(total_tokens=7))
