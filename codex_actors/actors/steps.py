@@ -154,7 +154,8 @@ def _summary(actor: ThreadActor, turn: Turn, step: Summary) -> None:
         turn.inputs = len(history)
     history += new_input
     turn.first, turn.is_compacted = len(history) - steered, True
-    compacted = Compacted(message=text, replacement_history=tuple(history))
+    number = len(record.summaries) + 1  # older ones may be unknown here; Codex asks only that there is a number
+    compacted = Compacted(message=text, replacement_history=tuple(history), window_number=number, resume_metadata={})
     record.replace(history, compacted, event := ContextCompacted())
     usage = TokenUsage(total_tokens=record.context_tokens())
     count = TokenCount(info=record.estimate(usage, config.model_context_window))

@@ -98,10 +98,16 @@ class TurnContextItem(Wire):
 
 
 class Compacted(Wire):
-    """A summary that stands for everything before it."""
+    """A summary that stands for everything before it.
+
+    With `window_number` and `resume_metadata` (which may be empty) Codex 0.169 goes on from `replacement_history`, as every
+    other version does; without them a rollback before or behind it undoes the compaction there.
+    """
 
     message: str
     replacement_history: tuple[ResponseItem, ...] | None = None
+    window_number: int | None = None
+    resume_metadata: dict[str, Any] | None = None
 
 
 class InputAccepted(Wire):

@@ -93,6 +93,28 @@ def test_second_compaction_does_not_keep_the_first_summary() -> None:
     assert dialogue(model.prompts[-1]) == ["u1", "u2", "SUMMARY second", "u3"]
 
 
+def test_rollback_behind_a_compaction_drops_the_summary() -> None:
+    model = ScriptedModel(["a1", "a2", "all of it", "a3"], keep_prompts=True)
+    with ThreadManager.for_testing(model) as manager:
+        thread = manager.start_thread(Config()).get().thread
+        thread.run("u1").get(timeout=WAIT_S)
+        thread.run("u2").get(timeout=WAIT_S)
+        compact(thread)
+        thread.submit(ThreadRollback(num_turns=1)).get(timeout=WAIT_S)
+        thread.run("u3").get(timeout=WAIT_S)
+    assert dialogue(model.prompts[-1]) == ["u1", "u2", "u3"]
+
+
+def test_each_compaction_says_that_nothing_before_it_is_needed() -> None:
+    with ThreadManager.for_testing(ScriptedModel(["a1", "first", "a2", "second"])) as manager:
+        thread = manager.start_thread(Config()).get().thread
+        for text in ("u1", "u2"):
+            thread.run(text).get(timeout=WAIT_S)
+            compact(thread)
+        found = [line["payload"] for line in lines_of(thread.rollout_path) if line["type"] == "compacted"]
+    assert [(each["window_number"], each["resume_metadata"]) for each in found] == [(1, {}), (2, {})]
+
+
 @pytest.mark.parametrize("way", ["resume", "fork"])
 def test_model_sees_the_same_after_resume_and_fork(way: str, tmp_path: Path) -> None:
     model = ScriptedModel(["a1", "all", "a2", "a3", "again", "a4"], keep_prompts=True)

@@ -12,6 +12,7 @@ import pytest
 
 from codex_actors import Config, ForkPoint, Interrupt, ScriptedModel, ThreadManager, UserInput, tool
 from codex_actors.actors.handle import CodexThread
+from codex_actors.protocol.events import TaskComplete
 from codex_actors.protocol.items import FunctionCall, Message
 from codex_actors.protocol.ops import Compact, ThreadRollback
 from codex_actors.rollout.chain import meta_of, segments_of
@@ -190,6 +191,30 @@ def compacted(manager: ThreadManager) -> CodexThread:
     return thread
 
 
+def compacted_and_rolled_back(manager: ThreadManager) -> CodexThread:
+    thread = turns(manager)
+    with thread.events() as stream:
+        thread.submit(Compact()).get(timeout=WAIT_S)
+        while (event := stream.next_blocking(WAIT_S)) is not None and not isinstance(event.msg, TaskComplete):
+            pass
+    thread.submit(ThreadRollback(num_turns=2)).get(timeout=WAIT_S)
+    return thread
+
+
+def compacted_behind_a_rollback(manager: ThreadManager) -> CodexThread:
+    thread = turns(manager)
+    thread.submit(ThreadRollback(num_turns=1)).get(timeout=WAIT_S)
+    thread.submit(Compact()).get(timeout=WAIT_S)
+    thread.run("after it").get(timeout=WAIT_S)
+    return thread
+
+
+def rolled_back_to_a_summary(manager: ThreadManager) -> CodexThread:
+    thread = compacted(manager)
+    thread.submit(ThreadRollback(num_turns=1)).get(timeout=WAIT_S)
+    return thread
+
+
 def with_agents(manager: ThreadManager) -> CodexThread:
     thread = manager.start_thread(Config(tools=agent_tools())).get(timeout=WAIT_S).thread
     thread.run("spawn").get(timeout=WAIT_S)
@@ -206,6 +231,9 @@ THREADS: list[tuple[Callable[[ThreadManager], CodexThread], Any]] = [
     (forked, None),
     (cut, [[CALL], "done", "mine"]),
     (compacted, None),
+    (compacted_and_rolled_back, None),
+    (compacted_behind_a_rollback, None),
+    (rolled_back_to_a_summary, None),
     (with_agents, [[SPAWN], "done", "child done"]),
 ]
 
