@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
@@ -61,29 +61,49 @@ class NamesInOrder(set[str]):
     order: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=1024)
-def _is_in_order(kind: type[Wire], names: tuple[str, ...]) -> bool:
-    known = [name for name in kind.model_fields if name in names]
-    return [*known, *(name for name in names if name not in kind.model_fields)] == list(names)
+_ORDERS: dict[tuple[type, tuple[str, ...]], NamesInOrder] = {}
+"""What models with the same names share, as those of `made` do: nobody changes it, as they are frozen."""
+
+_MOST_ORDERS = 1024
+
+
+@lru_cache(maxsize=_MOST_ORDERS)
+def _shape(kind: type[Wire], names: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+    """Whether the names have another order than those of the class, and which of them may have models in them."""
+    fields = kind.model_fields
+    known = [name for name in fields if name in names]
+    nested = tuple(name for name in known if _may_hold_models(fields[name].annotation))
+    return [*known, *(name for name in names if name not in fields)] != list(names), nested
+
+
+def _may_hold_models(annotation: Any) -> bool:
+    if get_origin(annotation) is tuple:
+        return True
+    return annotation in _BLANKS if isinstance(annotation, type) else any(map(_may_hold_models, get_args(annotation)))
 
 
 def keep_order(model: Wire, value: dict[str, Any]) -> bool:
     """Have `wire_value` give the fields of a model, and of those in it, in the order that they have in `value`, which it was
     read from. Whether that is another order than that of the classes."""
-    fields = model.__dict__
     names = tuple(value)
-    is_other = not _is_in_order(type(model), names)
-    for name, inner in value.items():
+    is_other, nested = _shape(type(model), names)
+    for name in nested:
+        inner, ours = value[name], model.__dict__[name]
         if type(inner) is list:
-            for part, of_part in zip(fields.get(name) or (), inner, strict=False):
+            for part, of_part in zip(ours or (), inner, strict=False):
                 # Nearly every part is {"type", "text"}, which is the order of its class.
                 if type(part) in _BLANKS and (len(of_part) != 2 or next(iter(of_part)) != "type"):
                     is_other |= keep_order(part, of_part)
-        elif type(inner) is dict and type(part := fields.get(name)) in _BLANKS:
-            is_other |= keep_order(part, inner)
+        elif type(inner) is dict and type(ours) in _BLANKS:
+            is_other |= keep_order(ours, inner)
     if is_other:
-        ordered = NamesInOrder(model.__pydantic_fields_set__)
-        ordered.order = names
+        kind = type(model)
+        ordered = _ORDERS.get((kind, names))
+        if ordered is None:
+            ordered = NamesInOrder(model.__pydantic_fields_set__)
+            ordered.order = names
+            if len(_ORDERS) < _MOST_ORDERS:
+                _ORDERS[kind, names] = ordered
         _set_names(model, ordered)
     return is_other
 
