@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -116,20 +114,10 @@ def begun_with(history: InitialHistory) -> tuple[Replayed | None, Sequence[Any]]
         return None, ()
     items = history.get_rollout_items()
     if history.state is not None:
-        return history.state, _in_runs(history.raw) if isinstance(history, Forked) else items
+        return history.state, history.raw.runs if isinstance(history, Forked) else items
     if not items:
         return None, ()
     return replayed_items(items), drop_accepted(items) if isinstance(history, Forked) else items
-
-
-def _in_runs(raw: Sequence[bytes]) -> list[bytes]:
-    """The lines of a fork; those with a timestamp that follow each other are one. The last stands alone: the writer, which
-    looks at the beginning of each, learns of the newest time from it."""
-    runs: list[bytes] = []
-    for are_whole, group in groupby(raw, methodcaller("startswith", b"{")):
-        lines = list(group)
-        runs += [b"".join(lines[:-1]), lines[-1]] if are_whole and len(lines) > 1 else lines
-    return runs
 
 
 def meta_of(history: Resumed) -> SessionMeta | None:

@@ -6,11 +6,11 @@ Source: `codex-rs/protocol/src/protocol.rs`: `RolloutItem`, `SessionMeta`, `Turn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args, overload
 
 from pydantic import Tag, TypeAdapter
 
@@ -243,6 +243,34 @@ class Resumed:
         return self.history
 
 
+class RawLines(Sequence[bytes]):
+    """Lines as they stand in a file, with their newlines; the writer takes them in `runs`: pieces of one line or of many."""
+
+    def __init__(self, runs: Iterable[bytes] = ()) -> None:
+        self.runs = tuple(filter(None, runs))
+
+    def __len__(self) -> int:
+        return sum(run.count(b"\n") for run in self.runs)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        return tuple(self)[index]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (line + b"\n" for run in self.runs for line in run[:-1].split(b"\n"))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+
 @dataclass(frozen=True, slots=True)
 class Forked:
     """A thread begins, under a fresh id, with what another one had recorded.
@@ -252,7 +280,7 @@ class Forked:
     """
 
     items: tuple[RolloutItem, ...]
-    raw: tuple[bytes, ...] = ()
+    raw: RawLines = field(default_factory=RawLines)
     state: Replayed | None = None
     parent_lines: int | None = None
 

@@ -6,13 +6,14 @@ Source: `codex-rs/core/src/thread_manager.rs`, `ForkSnapshot`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, Self
 
 from codex_actors.errors import InvalidRequest
 from codex_actors.protocol.events import TurnAborted
-from codex_actors.protocol.history import Forked, New, Replayed, ResponseItemLine, Segment
+from codex_actors.protocol.history import Forked, New, RawLines, Replayed, ResponseItemLine, Segment
 from codex_actors.protocol.items import InputText, Message, ResponseItem, Verbatim
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.encode import encode_body
@@ -20,6 +21,7 @@ from codex_actors.rollout.legacy import as_legacy
 from codex_actors.rollout.lines import FileLines, head_of, value_of
 from codex_actors.rollout.load import replayed_lines, status_of
 from codex_actors.rollout.replay import aborted_output, open_calls
+from codex_actors.rollout.scan import Scan
 from codex_actors.rollout.turns import ENDS, TurnSpan, is_user_line, turns_of
 
 ABORTED_MARKER = (
@@ -81,7 +83,7 @@ class Recorded:
     """All that a thread has recorded: in these files, and then these (payloads, whole lines, or what `encode_body` makes)."""
 
     segments: tuple[Segment, ...]
-    lines: tuple[Any, ...]
+    lines: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,9 @@ def fork_of(recorded: Recorded, at: ForkPoint | int | None) -> Forked | New:
         InvalidRequest: there is no such point.
         RolloutError: a file cannot be read.
     """
+    forked = _whole_file(recorded) if at is None else None
+    if forked is not None:
+        return forked
     lines = lines_of(recorded)
     kept = _whole_turns(lines[: _cut(lines, at)], at) if isinstance(at, ForkPoint) else lines[: _seed_cut(lines, at)]
     count = len(kept)
@@ -136,8 +141,35 @@ def fork_of(recorded: Recorded, at: ForkPoint | int | None) -> Forked | New:
         state = replayed_lines(kept)
     if not kept:
         return New()
-    raw = tuple([line[len(UNTIMED) :] if line.startswith(_UNTIMED_LINE) else line for line in kept])
-    return Forked((), raw, state, count)
+    return Forked((), RawLines(_runs(kept)), state, count)
+
+
+def _whole_file(recorded: Recorded) -> Forked | None:
+    """A fork with all lines of one file, where each of them may stay as it is: they are not even taken apart."""
+    if recorded.lines or len(recorded.segments) != 1:
+        return None
+    with FileLines(recorded.segments) as source:
+        scan = Scan(source)
+        scan.take(source.lines())
+        start, last = next(source.lines_before(source.size), (0, b""))
+        lines = source.first_bytes(start)
+        is_torn = not last or start + len(last) == source.size
+        if not scan.is_plain or source.is_mended or is_torn or len(lines) < start:
+            return None
+        count = lines.count(b"\n") + 1
+        return Forked((), RawLines((lines, last + b"\n")), scan.replayed(0, source.size), count)
+
+
+def _runs(lines: Sequence[bytes]) -> Iterator[bytes]:
+    """Those with a timestamp that follow each other are one. The last stands alone: the writer, which looks at the
+    beginning of each, learns of the newest time from it."""
+    for are_timed, group in groupby(lines, lambda line: not line.startswith(_UNTIMED_LINE)):
+        run = list(group)
+        if are_timed:
+            yield b"".join(run[:-1])
+            yield run[-1]
+        else:
+            yield from (line[len(UNTIMED) :] for line in run)
 
 
 def diff_of(a: Sequence[ResponseItem], b: Sequence[ResponseItem]) -> HistoryDiff:

@@ -180,6 +180,8 @@ class FileLines:
         self._starts: list[int] = []
         self._window = (0, b"")
         self._rescued: dict[int, bytes] = {}
+        self.is_mended = False
+        """Whether a damaged line was met."""
         self.size = sum(segment.end for segment in segments)
 
     def __enter__(self) -> Self:
@@ -226,12 +228,20 @@ class FileLines:
             if _is_sound(line) or not line.strip() or fault(line) in ("", NO_LINE):
                 yield address, line
                 continue
+            self.is_mended = True
             for piece in pieces([line]):
                 if piece.what:
                     yield address + piece.start, piece.data if head_of(piece.data) is None else DAMAGED
                 else:
                     self._rescued[address + piece.start] = piece.data
                     yield address + piece.start, piece.data
+
+    def first_bytes(self, count: int) -> bytes:
+        """What the first file begins with; fewer where the system does not read as many at once."""
+        try:
+            return os.pread(self._fds[0], count, 0)
+        except OSError as error:
+            raise _unreadable(self._segments[0].path, error) from error
 
     def lines_before(self, address: int) -> Iterator[tuple[int, bytes]]:
         """Every line in front of an address, the last first."""

@@ -66,6 +66,8 @@ class Scan:
         self.meta: SessionMeta | None = None
         self.skipped: list[int] = []
         self.is_blank = True
+        self.is_plain = True
+        """Whether a fork may have all lines as they are, as far as their heads say it."""
         self._own = own
         self._is_known = False
         self._items = array("q")
@@ -117,6 +119,7 @@ class Scan:
 
     def _kind_of(self, line: bytes, match: re.Match[bytes] | None) -> int:
         """What is done with a line; of a line in the quick form it is asked once for each kind of line."""
+        self.is_plain = self.is_plain and match is not None
         head = head_of(line)
         if head is None:
             return _BROKEN
@@ -212,10 +215,12 @@ class Scan:
                 self._roll_back(turns)
 
     def _take_meta(self, address: int, line: bytes) -> None:
+        self.is_plain = self.is_plain and b'"history_mode"' not in line
         if self.meta is None and address >= self._own:
             self.meta = payload_in(line, SessionMeta)
 
     def _take_accepted(self, _address: int, line: bytes) -> None:
+        self.is_plain = False
         accepted = payload_in(line, InputAccepted)
         if accepted is not None:
             self._pending.setdefault(accepted.submission_id, accepted)

@@ -18,6 +18,7 @@ from codex_actors.protocol.history import (
     InputAcceptedLine,
     ModelPreset,
     New,
+    RawLines,
     ResponseItemLine,
     Resumed,
     RolloutItem,
@@ -118,3 +119,13 @@ def test_a_sub_agent_names_its_parent() -> None:
 def test_a_preset_needs_little() -> None:
     preset = ModelPreset(id="m", model="m", display_name="M")
     assert (preset.description, preset.is_default) == ("", False)
+
+
+def test_raw_lines_are_those_of_their_runs() -> None:
+    lines = RawLines([b"{1}\n{2}\n", b"", b"{3}\n"])
+    assert lines.runs == (b"{1}\n{2}\n", b"{3}\n")
+    assert list(lines) == [b"{1}\n", b"{2}\n", b"{3}\n"]
+    assert (len(lines), lines[-1], lines[:1]) == (3, b"{3}\n", (b"{1}\n",))
+    assert lines == RawLines(lines)
+    assert hash(lines) == hash(RawLines(lines))
+    assert lines != RawLines()

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codex_actors.errors import InvalidRequest
 from codex_actors.protocol.events import ThreadRolledBack, TokenCount, TokenUsage, TokenUsageInfo, UserMessage
-from codex_actors.protocol.history import Forked, InputAccepted, New, Replayed, SessionMeta, TurnContextItem
+from codex_actors.protocol.history import Forked, InputAccepted, New, Replayed, Segment, SessionMeta, TurnContextItem
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import (
     FunctionCall,
@@ -24,7 +24,7 @@ from codex_actors.protocol.items import (
 )
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.chain import segments_of
-from codex_actors.rollout.encode import encode_body
+from codex_actors.rollout.encode import encode_body, encode_line
 from codex_actors.rollout.forking import ABORTED_MARKER, ForkPoint, Recorded, diff_of, fork_of
 from codex_actors.rollout.reader import items_of
 from codex_actors.rollout.replay import open_calls
@@ -235,3 +235,32 @@ def test_the_seeds_cut_is_that_of_its_lines(lines: list[Any], n: int) -> None:
     rule = truncate_rollout_before_nth_user_message_from_start(items_of(map(encode_body, lines)), n)
     found = fork_of(Recorded((), tuple(lines)), n)
     assert len(found.raw if isinstance(found, Forked) else ()) == len(rule)
+
+
+STAMP = "2026-01-08T10:11:12.123Z"
+SESSION = encode_line(STAMP, META)
+PIECES = st.sampled_from(
+    [
+        *(encode_line(STAMP, line) for line in (user("a"), assistant("b"), CALL, DONE, ThreadRolledBack(num_turns=1))),
+        encode_line(STAMP, InputAccepted(submission_id="s1", items=())),
+        SESSION.replace(b'"cwd"', b'"history_mode":"paginated","cwd"'),
+        SESSION.replace(b'","type"', b'","ordinal":7,"type"'),
+        encode_line("", user("c")),
+        b'{"type": "event_msg", "payload": {"type": "user_message", "message": "d"}}\n',
+        b'{"timestamp":"2026-01-08T10:11:12.123Z","type":"response_item","payload":{"type":"message","role":"us\n',
+        b'{"timestamp":"no line at all"}\n',
+        b"\n",
+    ]
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(PIECES, max_size=6), st.integers(0, 3))
+def test_a_whole_file_is_forked_as_its_lines_are(tmp_path: Path, lines: list[bytes], torn: int) -> None:
+    data = b"".join([SESSION, *lines])
+    path, nothing = tmp_path / "rollout", tmp_path / "nothing"
+    path.write_bytes(data)
+    nothing.touch()
+    segment = Segment(path, len(data) - torn)
+    line_by_line = fork_of(Recorded((segment, Segment(nothing, 0)), ()), None)
+    assert fork_of(Recorded((segment,), ()), None) == line_by_line
