@@ -11,8 +11,9 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import accumulate, chain, count
-from operator import add
+from io import BytesIO
+from itertools import accumulate, chain
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -33,8 +34,10 @@ _WINDOW_BYTES = 1 << 18
 
 _NEXT_LINE = b"}}\n" + LINE_START
 
+_without_newline = itemgetter(slice(-1))
+
 QUICK_HEAD = re.compile(
-    rb'\{"timestamp":"[^"]{23}Z",(?:"ordinal":\d+,)?"type":"([a-z_]+","payload":\{(?:"type":"[A-Za-z_]+")?)'
+    rb'\{"timestamp":"[^"]{23}Z",(?:"ordinal":\d++,)?+"type":"([a-z_]++","payload":\{(?:"type":"[A-Za-z_]++")?+)'
 )
 """The form of nearly every line; its one group says what a `Head` does, once for each kind of line."""
 
@@ -91,7 +94,8 @@ def file_lines(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _blocks(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes, list[bytes]]]:
-    """The same in pieces: the offset of the first line, the bytes (and the beginning of what follows), the lines."""
+    """The same in pieces: the offset of the first line, the bytes (and the beginning of what follows), the lines with
+    their newlines."""
     parts: list[bytes] = []
     position, offset = start, start
     while position < end:
@@ -103,24 +107,24 @@ def _blocks(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes, list[by
         if b"\n" not in block:
             continue
         data = b"".join(parts)
-        lines = data.split(b"\n")
-        parts = [lines.pop()]
+        lines = BytesIO(data).readlines()  # three times as fast as `split`
+        parts = [] if lines[-1].endswith(b"\n") else [lines.pop()]
         yield offset, data, lines
-        offset = position - len(parts[0])
+        offset = position - sum(map(len, parts))
     torn = b"".join(parts)
     if torn:
-        yield offset, torn, [torn]
+        yield offset, torn, [torn + b"\n"]
 
 
 def _numbered(address: int, lines: list[bytes]) -> Iterator[tuple[int, bytes]]:
     """The lines with their addresses. None costs a step of Python."""
-    return zip(map(add, accumulate(map(len, lines), initial=address), count()), lines, strict=False)
+    return zip(accumulate(map(len, lines), initial=address), map(_without_newline, lines), strict=False)
 
 
 def _are_sound(data: bytes, lines: list[bytes]) -> bool:
     """Whether all lines of a block look as they were written, by Codex (two searches) or here (their crc)."""
     ends, number = data.count(_NEXT_LINE), len(lines)
-    is_plain = data.startswith(LINE_START) and (ends == number or (ends == number - 1 and lines[-1].endswith(b"}}")))
+    is_plain = data.startswith(LINE_START) and (ends == number or (ends == number - 1 and lines[-1].endswith(b"}}\n")))
     return (is_plain and data.count(LINE_START) == ends + 1) or all(map(_is_sound, lines))
 
 
@@ -128,7 +132,7 @@ def _is_sound(line: bytes) -> bool:
     holds = crc_holds(line)
     if holds is not None:
         return holds
-    return line.startswith(LINE_START) and line.endswith(b"}") and line.find(LINE_START, 1) < 0
+    return line.startswith(LINE_START) and line.endswith((b"}\n", b"}")) and line.find(LINE_START, 1) < 0
 
 
 class LineSource(Protocol):
