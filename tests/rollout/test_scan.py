@@ -270,3 +270,16 @@ def test_events_are_parsed_when_looked_at() -> None:
     assert [event.type for event in events[:2]] == ["task_started", "item_completed"]
     assert events == tuple(events)
     assert len(pickle.loads(pickle.dumps(events))) == len(events)
+
+
+@pytest.mark.parametrize("more", ["_", "_" * 7, "_" * 8, "_" * 60])
+@pytest.mark.parametrize("tag", ["thread_rolled_back", "x"])
+def test_lines_that_begin_alike_are_told_apart(tag: str, more: str) -> None:
+    def rolled_back(name: str) -> bytes:
+        return f'{{"timestamp":"{STAMP}","type":"event_msg","payload":{{"type":"{name}","num_turns":1}}}}'.encode()
+
+    one, two = encode_line(STAMP, user("one")), encode_line(STAMP, user("two"))
+    lines = [one, two, rolled_back(tag + more), rolled_back(tag + more)]
+    assert len(replayed_lines(lines).history) == 2
+    lines += [rolled_back("thread_rolled_back"), rolled_back(tag + more), two, rolled_back("thread_rolled_back")]
+    assert len(replayed_lines(lines).history) == 1
