@@ -63,7 +63,7 @@ def select(query: ThreadQuery) -> tuple[str, list[Any]]:
 
 def row_of(codex_home: Path, path: bytes) -> tuple[Any, ...] | None:
     """What is kept of the file at `path`, relative to the home, in the order of `PUT`; None where there is none."""
-    full = Path(codex_home, os.fsdecode(path))
+    full = codex_home / os.fsdecode(path)
     parts = name_parts(full.name)
     if parts is None:
         return None
@@ -86,7 +86,7 @@ def thread_in(codex_home: Path, row: tuple[Any, ...]) -> tuple[Found, KeptThread
     """What a row, in the order of `GET`, says."""
     path, thread_id, began, archived, mtime_ns, size, inode, *said, name = row
     stamp = Stamp(mtime_ns, size, inode)
-    file = Found(Path(codex_home, os.fsdecode(path)), thread_id, began, stamp, bool(archived))
+    file = Found(codex_home / os.fsdecode(path), thread_id, began, stamp, bool(archived))
     return file, thread_of(file, Summary(*said), name)
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 
 from codex_actors.protocol.history import ROLLOUT_ITEM, RolloutItem
 from codex_actors.protocol.items import Message
+from codex_actors.rollout.lines import value_of
 from codex_actors.rollout.replay import last_status
 from codex_actors.rollout.truncation import is_user_message
 
@@ -206,7 +206,7 @@ class _Head:
         return self.meta is not None and bool(self.preview)
 
     def take(self, line: bytes) -> None:
-        value = _object(line)
+        value = value_of(line) or {}
         payload = value.get("payload")
         if not isinstance(payload, dict):
             return
@@ -240,7 +240,7 @@ class _Tail:
                 return
             if self.status is not None and self.tokens is not None and b"turn_context" not in line:
                 continue
-            value = _object(line)
+            value = value_of(line) or {}
             payload, kind = value.get("payload"), value.get("type")
             if not isinstance(payload, dict):
                 continue
@@ -318,15 +318,6 @@ def _tokens(payload: dict[str, Any]) -> int | None:
             return total
         case _:
             return None
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    """The object that the line is; an empty one where it is none."""
-    try:
-        value = from_json(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _text(value: Any) -> str | None:
