@@ -31,8 +31,7 @@ def line_in(kind: type[W], line: bytes) -> W | None:
 def item_in(line: bytes) -> ResponseItem | None:
     """The item of a `response_item` line, or None where it has none that fits."""
     value = value_of(line)
-    payload = None if value is None else value.get("payload")
-    return None if payload is None else item_of(payload)
+    return None if value is None else item_of(value.get("payload"))
 
 
 def item_of(payload: Any) -> ResponseItem | None:
