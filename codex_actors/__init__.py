@@ -23,8 +23,7 @@ from codex_actors.protocol.ops import (
     UserTurn,
 )
 from codex_actors.protocol.status import AgentStatus
-from codex_actors.rollout.chain import Ancestor
-from codex_actors.rollout.forking import ForkPoint, HistoryDiff
+from codex_actors.rollout.forking import ForkPoint
 from codex_actors.rollout.listing import ThreadPage, ThreadQuery
 from codex_actors.rollout.summary import KeptThread
 from codex_actors.runtime.reply import Reply
@@ -36,7 +35,6 @@ from codex_actors.version import __version__ as __version__
 __all__ = [
     "AgentControl",
     "AgentStatus",
-    "Ancestor",
     "CodexError",
     "CodexThread",
     "Compact",
@@ -45,7 +43,6 @@ __all__ = [
     "ExecApproval",
     "ForkPoint",
     "Forked",
-    "HistoryDiff",
     "Interrupt",
     "KeptThread",
     "ManagerConfig",

@@ -16,7 +16,6 @@ PACKAGE_DIR = Path(codex_actors.__file__).parent
 PUBLIC_NAMES = [
     "AgentControl",
     "AgentStatus",
-    "Ancestor",
     "CodexError",
     "CodexThread",
     "Compact",
@@ -25,7 +24,6 @@ PUBLIC_NAMES = [
     "ExecApproval",
     "ForkPoint",
     "Forked",
-    "HistoryDiff",
     "Interrupt",
     "KeptThread",
     "ManagerConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
@@ -61,19 +61,36 @@ class NamesInOrder(set[str]):
     order: tuple[str, ...] = ()
 
 
-_ORDERS: dict[tuple[type, tuple[str, ...]], NamesInOrder] = {}
-"""What models with the same names share, as those of `made` do: nobody changes it, as they are frozen."""
+class _Shape(NamedTuple):
+    """What models of one class have in common that were read with the same names."""
 
-_MOST_ORDERS = 1024
+    is_other: bool
+    """Whether the names have another order than those of the class."""
+
+    nested: tuple[str, ...]
+    """Those that may have models in them."""
+
+    names: set[str]
+    """One set for all of these models: most rollouts have few such shapes, and thousands of items."""
+
+    ordered: NamesInOrder
 
 
-@lru_cache(maxsize=_MOST_ORDERS)
-def _shape(kind: type[Wire], names: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
-    """Whether the names have another order than those of the class, and which of them may have models in them."""
+@lru_cache(maxsize=1024)
+def _shape(kind: type[Wire], names: tuple[str, ...]) -> _Shape | None:
+    """None for a class that keeps the order by itself."""
+    if kind.__pydantic_decorators__.model_serializers:
+        return None
     fields = kind.model_fields
     known = [name for name in fields if name in names]
-    nested = tuple(name for name in known if _may_hold_models(fields[name].annotation))
-    return [*known, *(name for name in names if name not in fields)] != list(names), nested
+    ordered = NamesInOrder(names)
+    ordered.order = names
+    return _Shape(
+        is_other=[*known, *(name for name in names if name not in fields)] != list(names),
+        nested=tuple(name for name in known if _may_hold_models(fields[name].annotation)),
+        names=set(names),
+        ordered=ordered,
+    )
 
 
 def _may_hold_models(annotation: Any) -> bool:
@@ -85,9 +102,11 @@ def _may_hold_models(annotation: Any) -> bool:
 def keep_order(model: Wire, value: dict[str, Any]) -> bool:
     """Have `wire_value` give the fields of a model, and of those in it, in the order that they have in `value`, which it was
     read from. Whether that is another order than that of the classes."""
-    names = tuple(value)
-    is_other, nested = _shape(type(model), names)
-    for name in nested:
+    shape = _shape(type(model), tuple(value))
+    if shape is None:
+        return False
+    is_other = shape.is_other
+    for name in shape.nested:
         inner, ours = value[name], model.__dict__[name]
         if type(inner) is list:
             for part, of_part in zip(ours or (), inner, strict=False):
@@ -96,15 +115,7 @@ def keep_order(model: Wire, value: dict[str, Any]) -> bool:
                     is_other |= keep_order(part, of_part)
         elif type(inner) is dict and type(ours) in _BLANKS:
             is_other |= keep_order(ours, inner)
-    if is_other:
-        kind = type(model)
-        ordered = _ORDERS.get((kind, names))
-        if ordered is None:
-            ordered = NamesInOrder(model.__pydantic_fields_set__)
-            ordered.order = names
-            if len(_ORDERS) < _MOST_ORDERS:
-                _ORDERS[kind, names] = ordered
-        _set_names(model, ordered)
+    _set_names(model, shape.ordered if is_other else shape.names)
     return is_other
 
 

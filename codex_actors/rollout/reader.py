@@ -171,9 +171,9 @@ def _parsed(line: bytes) -> RolloutItem | None:
     value.pop("crc", None)  # of the bytes that were read, not of the item
     kind = _LINES.get(tag)
     try:
-        item: RolloutItem = Verbatim(raw=value) if kind is None else kind.__pydantic_validator__.validate_python(value)
+        item: Any = Verbatim(raw=value) if kind is None else kind.__pydantic_validator__.validate_python(value)
         keep_order(item, value)
-        return item
+        return item  # type: ignore[no-any-return]
     except (ValidationError, TypeError):  # TypeError: a nested `type` that is no string
         return Verbatim(raw=value)
 

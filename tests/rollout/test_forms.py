@@ -63,7 +63,9 @@ def test_each_form_is_resumed_with_its_history(path: Path, tmp_path: Path) -> No
         thread = manager.resume_thread_from_rollout(Config(), day / path.name).get(timeout=WAIT_S).thread
         assert thread.thread_id == expected["id"]
         thread.run("more").get(timeout=WAIT_S)
-    assert (day / path.name).read_bytes().startswith(path.read_bytes())
+    whole = path.read_bytes()
+    whole = whole[: whole.rindex(b"\n") + 1]  # a torn last line is set aside
+    assert (day / path.name).read_bytes().startswith(whole)
     sent = [wire_value(item) for item in model.prompts[0].input]
     assert [item for item in sent if item in expected["history"]] == expected["history"]
     last = load_rollout(day / path.name).history[-2]
