@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from codex_actors.protocol.events import TokenUsageInfo
 from codex_actors.protocol.history import (
@@ -292,12 +293,13 @@ class Scan:
         return summarized(prefix, said, summary, self._summaries)
 
     def _survivors(self) -> Iterator[ResponseItem]:
-        yield from self._base_items()
-        for address, line in zip(self._items, map(self.source.line, self._items), strict=True):
-            item = item_in(line)
-            if item is not None:
-                yield item
-            elif value_of(line) is None:
+        return chain(self._base_items(), filter(None, map(item_in, map(self.source.line, self._items))))
+
+    def _skip_broken_items(self) -> None:
+        """Their first bytes were those of items."""
+        for address in self._items:
+            line = self.source.line(address)
+            if value_of(line) is None:
                 self._skip(address, line)
 
     # --- the end ---------------------------------------------------------------------------------------------------
@@ -307,6 +309,8 @@ class Scan:
         status = self.status(start)
         is_paginated = self.meta is not None and self.meta.history_mode == "paginated"
         history = tuple(self._survivors())
+        if len(history) < len(self._base) + len(self._items):
+            self._skip_broken_items()
         texts = {item.text for item in history if isinstance(item, Message)} if self._summaries else set()
         usage = self._last_usage()
         self._forget_events()
