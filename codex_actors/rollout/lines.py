@@ -363,14 +363,12 @@ def first_line(path: Path) -> bytes:
     """
     fd = open_file(path)
     try:
-        for _, line in file_lines(fd, 0, os.fstat(fd).st_size):
-            if line.strip():
-                return line
+        with open(fd, "rb", closefd=False) as file:
+            return next((line.removesuffix(b"\n") for line in file if line.strip()), b"")
     except OSError as error:
         raise _unreadable(path, error) from error
     finally:
         os.close(fd)
-    return b""
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> RolloutError:
