@@ -264,3 +264,11 @@ def test_a_whole_file_is_forked_as_its_lines_are(tmp_path: Path, lines: list[byt
     segment = Segment(path, len(data) - torn)
     line_by_line = fork_of(Recorded((segment, Segment(nothing, 0)), ()), None)
     assert fork_of(Recorded((segment,), ()), None) == line_by_line
+
+
+def test_runs_of_lines_are_lines_again() -> None:
+    stamped = [encode_line(STAMP, line) for line in THREAD]
+    found = fork_of(Recorded((), (b"".join(stamped[:5]), *stamped[5:], *turn("t3", "three", assistant("last")))), None)
+    assert isinstance(found, Forked)
+    assert found.raw.runs[:2] == (b"".join(stamped[:-1]), stamped[-1])
+    assert fork_of(Recorded((), found.raw.runs), None) == found
