@@ -21,6 +21,7 @@ from pydantic_core import from_json
 from codex_actors.errors import RolloutError
 from codex_actors.rollout.encode import LINE_START, crc_holds
 from codex_actors.rollout.files import NEW, Files, fsync_folder, write_all
+from codex_actors.rollout.resumable import Resumable
 
 NO_LINE = "no line of a rollout"
 """What is wrong with JSON that is no object with a `type`."""
@@ -56,6 +57,8 @@ class Report:
         lines: Its sound lines, but for blank ones.
         checked: Those of them whose crc is right; the others have none.
         damages: What is not sound, in the order of the file.
+        problems: What would keep Codex from resuming it, in sentences.
+        notes: What is unusual, and keeps nobody from anything.
         is_applied: Whether the damage was taken out (`salvage`).
     """
 
@@ -65,11 +68,18 @@ class Report:
     checked: int
     damages: tuple[Damage, ...]
     is_applied: bool = False
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
         """Whether every byte is as it was written, as far as can be told."""
         return not self.damages
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether nothing was found that would keep Codex from resuming it; damaged lines do not."""
+        return not self.problems
 
 
 class Piece(NamedTuple):
@@ -90,7 +100,9 @@ def verify(path: Path | str) -> Report:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return report_of(path, pieces(file))
+            resumable = Resumable(path)
+            report = report_of(path, _shown(pieces(file), resumable))
+            return replace(report, problems=tuple(resumable.problems), notes=tuple(resumable.notes))
     except (OSError, ValueError) as error:
         raise RolloutError(path, f"cannot read the rollout ({getattr(error, 'strerror', None) or error})") from error
 
@@ -217,6 +229,13 @@ def _end_of_line(line: bytes, begin: int, limit: int) -> int:
         if not fault(found) and (crc_holds(found) or (is_last and b'"payload":' in found)):
             return end + 1
     return 0
+
+
+def _shown(found: Iterable[Piece], resumable: Resumable) -> Iterator[Piece]:
+    for piece in found:
+        if not piece.what and not piece.data.isspace():
+            resumable.take(piece.line, piece.data)
+        yield piece
 
 
 def report_of(path: Path, found: Iterable[Piece]) -> Report:

@@ -1,6 +1,6 @@
 """`python -m codex_actors.rollout.verify FILE...`: whether rollouts are sound. Nothing is written.
 
-Exit code: 0 if all are, 1 if one is damaged, 2 if one cannot be read.
+Exit code: 0 if all are, 1 if one is damaged or has something that would keep Codex from resuming it, 2 if one cannot be read.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def show(paths: Sequence[Path], look: Callable[[Path], Report], *, as_json: bool
             code = 2
             continue
         reports.append(report)
-        if not report.is_sound and not report.is_applied:
-            code = max(code, 1)
+        code = max(code, code_of(report))
         if not as_json:
             print(text_of(report))
     if as_json:
@@ -56,9 +55,15 @@ def show(paths: Sequence[Path], look: Callable[[Path], Report], *, as_json: bool
     return code
 
 
+def code_of(report: Report) -> int:
+    """The exit code for one file: 1 where something is wrong with it that was not taken out."""
+    return int(not report.is_resumable or not (report.is_sound or report.is_applied))
+
+
 def text_of(report: Report) -> str:
-    """A line for the file, and one for each damaged range."""
+    """A line for the file, and one for each damaged range, problem and note."""
     word = "sound" if report.is_sound else "salvaged" if report.is_applied else "damaged"
+    word += " bytes, but Codex would not resume it" if report.is_sound and not report.is_resumable else ""
     lines = [
         f"{report.path}: {word}, {report.lines} {'sound ' * (not report.is_sound)}lines ({report.checked} with a crc)"
     ]
@@ -68,12 +73,15 @@ def text_of(report: Report) -> str:
     ]
     if len(report.damages) > SHOWN:
         lines.append(f"  and {len(report.damages) - SHOWN} more")
+    lines += [f"  {problem}" for problem in report.problems]
+    lines += [f"  note: {note}" for note in report.notes]
     return "\n".join(lines)
 
 
 def json_of(report: Report) -> dict[str, Any]:
-    """The report's fields, and `is_sound`."""
-    return {**asdict(report), "path": str(report.path), "is_sound": report.is_sound}
+    """The report's fields, `is_sound` and `is_resumable`."""
+    computed = {"is_sound": report.is_sound, "is_resumable": report.is_resumable}
+    return {**asdict(report), "path": str(report.path)} | computed
 
 
 if __name__ == "__main__":
