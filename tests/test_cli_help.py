@@ -8,7 +8,20 @@ from typer.testing import CliRunner
 
 from codex_actors.cli import app
 
-COMMANDS = ["archive", "fork", "ls", "models", "name", "resume", "run", "show", "tree", "unarchive"]
+COMMANDS = [
+    "archive",
+    "fork",
+    "ls",
+    "models",
+    "name",
+    "resume",
+    "run",
+    "salvage",
+    "show",
+    "tree",
+    "unarchive",
+    "verify",
+]
 
 
 def help_of(*command: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 app: Any = None
 try:
-    from codex_actors.cli.kept import app
+    from codex_actors.cli.soundness import app
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("rich", "typer"):
         raise

@@ -7,7 +7,16 @@ from pathlib import Path
 from codex_actors import KeptThread, ThreadId
 from codex_actors.cli.options import Refused
 from codex_actors.errors import RolloutError
-from codex_actors.rollout.listing import ARCHIVED, Found, find_thread, thread_of
+from codex_actors.rollout.listing import (
+    ARCHIVED,
+    Found,
+    chosen,
+    current_files,
+    find_thread,
+    scan,
+    summary_or_none,
+    thread_of,
+)
 from codex_actors.rollout.names import read_names
 from codex_actors.rollout.reader import rollout_path_of
 from codex_actors.rollout.summary import name_parts, read_summary
@@ -55,6 +64,19 @@ def kept_thread(home: Path, thread: str) -> KeptThread:
     began, thread_id = name_parts(path.name) or ("", summary.meta_id)
     file = Found(path, thread_id, began, stamp, is_archived=path.parent.name == ARCHIVED)
     return thread_of(file, summary, read_names(home).get(thread_id))
+
+
+def path_of(home: Path, thread: str) -> Path:
+    """The file of a thread, however damaged: named by an id, the begin of one, a name, or its path.
+
+    Raises:
+        ThreadNotFound: there is none.
+        InvalidRequest: there are several.
+        RolloutError: a folder or the names cannot be read.
+    """
+    if _is_path(thread):
+        return Path(thread).expanduser().absolute()
+    return chosen(thread, current_files(scan(home, archived=None), summary_or_none), read_names(home)).path
 
 
 def _is_path(text: str) -> bool:

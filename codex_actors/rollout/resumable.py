@@ -96,7 +96,7 @@ class Resumable:
 
     def _take_time(self, number: int, line: bytes) -> None:
         match = _TIME.match(line)
-        text = match[1].decode("ascii", "replace") if match else (value_of(line) or {}).get("timestamp")
+        text: Any = match[1].decode("ascii", "replace") if match else (value_of(line) or {}).get("timestamp")
         try:
             time = datetime.fromisoformat(text)
         except (TypeError, ValueError):
