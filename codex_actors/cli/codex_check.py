@@ -135,6 +135,7 @@ async def check(binary: Path, path: Path, *, limit_s: float = LIMIT_S) -> Findin
 
 async def _go_on(server: _AppServer, model: ModelStandIn, job: _Job) -> Finding:
     thread_id, expected = job.thread_id, job.expected
+    count = len([item for item in expected if not _is_context(item)])
     version = await server.greet()
     try:
         listed = await server.ask("thread/list", {"limit": 50, "modelProviders": []})
@@ -149,14 +150,14 @@ async def _go_on(server: _AppServer, model: ModelStandIn, job: _Job) -> Finding:
             problems.append(f"it resumed the thread as {resumed!r}")
         turn = await server.turn(thread_id)
     except _Answered as refusal:
-        return Finding(version, len(expected), (str(refusal),))
+        return Finding(version, count, (str(refusal),))
     if turn.get("status") != "completed":
         problems.append(f"its turn ended as {turn.get('status')}: {_short(turn.get('error'))}")
     if not model.inputs:
         problems.append("it asked no model")
     else:
         problems += differences(expected, model.inputs[0])
-    return Finding(version, len([item for item in expected if not _is_context(item)]), tuple(problems))
+    return Finding(version, count, tuple(problems))
 
 
 def _program(binary: Path) -> Path:

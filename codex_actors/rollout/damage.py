@@ -102,6 +102,7 @@ def verify(path: Path | str) -> Report:
         with path.open("rb") as file:
             resumable = Resumable(path)
             report = report_of(path, _shown(pieces(file), resumable))
+            resumable.end()
             return replace(report, problems=tuple(resumable.problems), notes=tuple(resumable.notes))
     except (OSError, ValueError) as error:
         raise RolloutError(path, f"cannot read the rollout ({getattr(error, 'strerror', None) or error})") from error

@@ -21,7 +21,7 @@ _TIME = re.compile(rb'\s*\{\s*"timestamp"\s*:\s*"([^"\\]*)"')
 
 
 class Resumable:
-    """Is given the sound lines of the file `path` in order; `problems` and `notes` then say what was found, once each."""
+    """Is given the sound lines of the file `path` in order; behind `end`, `problems` and `notes` say what was found."""
 
     def __init__(self, path: Path) -> None:
         self.problems: list[str] = []
@@ -31,6 +31,7 @@ class Resumable:
         self._is_paginated = False
         self._next: int | None = None
         self._has_wrong_ordinal = False
+        self._unnumbered: int | None = None
         self._newest: tuple[datetime, int] | None = None
         self._has_step_back = False
 
@@ -39,10 +40,15 @@ class Resumable:
         if self._is_first:
             self._is_first = False
             self._take_meta(number, line)
-        if self._is_paginated and not self._has_wrong_ordinal:
+        if self._is_paginated:
             self._take_ordinal(number, line)
         if not self._has_step_back:
             self._take_time(number, line)
+
+    def end(self) -> None:
+        """There are no more lines."""
+        if self._unnumbered is not None:
+            self.problems.append(f"line {self._unnumbered}: the last line of a paginated file has no ordinal")
 
     def _take_meta(self, number: int, line: bytes) -> None:
         value = value_of(line) or {}
@@ -83,16 +89,20 @@ class Resumable:
             self.problems.append(f"line {number}: the source of the session_meta is no text")
 
     def _take_ordinal(self, number: int, line: bytes) -> None:
+        # Codex 0.169 goes on behind a gap, a step back or a line without one, but not if the last line has none.
         ordinal = ordinal_of(line)
+        self._unnumbered = number if ordinal is None else None
+        if self._has_wrong_ordinal:  # those behind it would only say the same
+            return
         if ordinal is None:
-            self.problems.append(f"line {number}: has no ordinal, which each line of a paginated file needs")
+            self.notes.append(f"line {number}: has no ordinal, as each line of a paginated file should")
         elif self._next is not None and ordinal != self._next:
             how = "goes back" if ordinal < self._next else "leaves a gap"
-            self.problems.append(f"line {number}: the ordinal {how}: {ordinal} where {self._next} is due")
+            self.notes.append(f"line {number}: the ordinal {how}: {ordinal} where {self._next} is due")
         else:
             self._next = ordinal + 1
             return
-        self._has_wrong_ordinal = True  # those behind it would only say the same
+        self._has_wrong_ordinal = True
 
     def _take_time(self, number: int, line: bytes) -> None:
         match = _TIME.match(line)

@@ -72,9 +72,14 @@ def test_source_that_codex_cannot_know_is_told(tmp_path: Path) -> None:
 def test_ordinals_of_a_paginated_file_are_checked(tmp_path: Path) -> None:
     assert looked_at(tmp_path, *paginated(0, 1, 2)) == ((), ())
     assert looked_at(tmp_path, *paginated(5, 6, base=5)) == ((), ())
-    assert looked_at(tmp_path, *paginated(0, 1, 3, 4))[0] == ("line 3: the ordinal leaves a gap: 3 where 2 is due",)
-    assert looked_at(tmp_path, *paginated(0, 1, 1))[0] == ("line 3: the ordinal goes back: 1 where 2 is due",)
-    assert "has no ordinal" in looked_at(tmp_path, *paginated(0, None))[0][0]
+    assert looked_at(tmp_path, *paginated(0, 1, 3, 4)) == ((), ("line 3: the ordinal leaves a gap: 3 where 2 is due",))
+    assert looked_at(tmp_path, *paginated(0, 1, 1)) == ((), ("line 3: the ordinal goes back: 1 where 2 is due",))
+    assert looked_at(tmp_path, *paginated(0, None, 2))[0] == ()
+
+
+def test_last_line_without_ordinal_is_a_problem(tmp_path: Path) -> None:
+    (problem,), _ = looked_at(tmp_path, *paginated(0, 1, None))
+    assert problem == "line 3: the last line of a paginated file has no ordinal"
 
 
 def test_time_that_goes_back_is_a_note(tmp_path: Path) -> None:
@@ -84,7 +89,7 @@ def test_time_that_goes_back_is_a_note(tmp_path: Path) -> None:
 
 def test_command_tells_problems_by_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / NAME
-    path.write_bytes(b"".join(paginated(0, 2)))
+    path.write_bytes(b"".join(paginated(0, None)))
     assert main([str(path)]) == 1
     assert "but Codex would not resume it, 2 lines" in capsys.readouterr().out
     assert main(["--json", str(path)]) == 1
