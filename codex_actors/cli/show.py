@@ -112,7 +112,7 @@ def _damage(transcript: Transcript) -> Iterator[Line]:
     yield "", ""
     yield f"{len(damage)} damaged line(s), which are left out:", "bold yellow"
     for each in damage[:SHOWN_DAMAGE]:
-        yield f"  line {each.line}, bytes {each.begin} to {each.end}", "yellow"
+        yield f"  line {each.line}, bytes {each.start} to {each.end}: {each.what}", "yellow"
     if len(damage) > SHOWN_DAMAGE:
         yield f"  and {len(damage) - SHOWN_DAMAGE} more", "yellow"
 

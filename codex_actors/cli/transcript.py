@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_json
 
 from codex_actors.errors import RolloutError
 from codex_actors.protocol.items import Message
+from codex_actors.rollout.damage import Damage, pieces
 from codex_actors.rollout.truncation import is_user_message
 
 StepKind = Literal["user", "assistant", "reasoning", "call", "note"]
@@ -60,15 +61,6 @@ class Turn:
     steps: list[Step] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """A line that is no JSON object: its number, from 1, and its bytes, the end excluded."""
-
-    line: int
-    begin: int
-    end: int
-
-
 @dataclass(slots=True)
 class Transcript:
     """The turns of a thread, oldest first, and what of its file cannot be read.
@@ -109,20 +101,13 @@ def transcript_of(lines: Iterable[bytes]) -> Transcript:
 
 
 def _objects(lines: Iterable[bytes], made: Transcript) -> Iterator[dict[str, Any]]:
-    place = 0
-    for number, line in enumerate(lines, start=1):
-        begin, place = place, place + len(line)
-        if not line.strip():
-            continue
-        made.lines += 1
-        try:
-            value = from_json(line)
-        except ValueError:
-            value = None
-        if isinstance(value, dict) and isinstance(value.get("type"), str):
-            yield value
-        else:
-            made.damage.append(Damage(number, begin, place))
+    for piece in pieces(lines):
+        if not piece.data.isspace():
+            made.lines += 1
+            if piece.what:
+                made.damage.append(Damage(piece.start, piece.start + len(piece.data), piece.line, piece.what))
+            else:
+                yield from_json(piece.data)
 
 
 class _Reading:

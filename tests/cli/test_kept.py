@@ -82,7 +82,7 @@ def test_thread_is_shown_with_its_turns(home: Path) -> None:
     shown = said(home, "show", ONE)
     assert re.search(r"^turn 2 · \S+ · 0 ms · 0 tokens · completed$", shown, re.MULTILINE)
     assert re.search(r"^> Second.\necho: Second.\n\$ look {} → seen \(0 ms\)$", shown, re.MULTILINE)
-    assert re.search(r"\n1 damaged line\(s\), which are left out:\n  line 16, bytes \d+ to \d+\n$", shown)
+    assert re.search(r"\n1 damaged line\(s\), which are left out:\n  line 16, bytes \d+ to \d+: no JSON\n$", shown)
 
 
 def test_show_takes_a_path_and_json(home: Path) -> None:

@@ -29,6 +29,10 @@ READING = [
     ["show", "THREAD", "--json"],
     ["show", "PATH"],
     ["show", "PATH", "--json"],
+    ["verify", "THREAD"],
+    ["verify", "PATH"],
+    ["verify", "PATH", "--json"],
+    ["salvage", "PATH"],
 ]
 """Each is run once, or once for each file of the home (PATH) and some of its threads (THREAD)."""
 
@@ -90,8 +94,17 @@ def test_reading_commands_write_nothing_at_all(home: Path, command: list[str]) -
         words = {"THREAD": path.stem[28:64], "PATH": str(path)}
         result = CliRunner().invoke(app, [*(words.get(word, word) for word in command), "--home", str(home)])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        assert result.exit_code in (0, 1)
+        assert result.exit_code in (0, 1, 2)
         assert len(result.stderr.splitlines()) <= 1
+    assert tree_of(home) == before
+
+
+def test_all_of_a_home_is_verified_without_a_trace(home: Path) -> None:
+    before = tree_of(home)
+    result = CliRunner().invoke(app, ["verify", "--home", str(home)])
+    assert (result.exit_code, type(result.exception)) == (2, SystemExit)
+    said = [line.partition(": ")[0] for line in result.stdout.splitlines() if not line.startswith("  ")]
+    assert len(said) + len(result.stderr.splitlines()) == len(list(home.rglob("rollout-*.jsonl"))) - 1
     assert tree_of(home) == before
 
 

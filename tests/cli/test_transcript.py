@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codex_actors.cli.transcript import Damage, Transcript, transcript_of
+from codex_actors.cli.transcript import Transcript, transcript_of
+from codex_actors.rollout.damage import Damage
 from tests._kept_files import line, meta_line, turn_lines, user_lines
 
 
@@ -48,7 +49,7 @@ def test_rolled_back_turns_are_marked() -> None:
 def test_damage_is_told_by_its_bytes() -> None:
     made = read(meta_line(1) + "{broken\n\n" + turn_lines())
     begin = len(meta_line(1))
-    assert made.damage == [Damage(2, begin, begin + 8)]
+    assert made.damage == [Damage(begin, begin + 8, 2, "no JSON")]
     assert len(made.turns) == 1
 
 
