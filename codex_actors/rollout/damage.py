@@ -32,6 +32,7 @@ _MARKS = 8
 """In a damaged line with more beginnings of lines than this, each is looked for only up to the next."""
 
 _PIECE_BYTES = 1 << 20
+_TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,22 @@ def fault(line: bytes) -> str:
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         return NO_LINE
     return "" if holds is None else "its crc does not match"
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether the last line of a file is one that its next writer sets aside: no JSON, with nothing sound in it."""
+    return bool(line.strip()) and fault(line) == "no JSON" and all(piece.what for piece in pieces([line]))
+
+
+def last_line(fd: int, size: int) -> tuple[int, bytes]:
+    """Where the last line begins, and its bytes."""
+    length = min(_TAIL_BYTES, size)
+    tail = os.pread(fd, length, size - length)
+    while length < size and tail.rfind(b"\n", 0, -1) < 0:
+        length = min(4 * length, size)
+        tail = os.pread(fd, length, size - length)
+    begin = tail.rfind(b"\n", 0, -1) + 1
+    return size - length + begin, tail[begin:]
 
 
 def _rescued(start: int, number: int, line: bytes, what: str) -> Iterator[Piece]:

@@ -22,7 +22,7 @@ from pydantic_core import from_json
 
 from codex_actors.errors import RolloutError
 from codex_actors.protocol.history import Segment
-from codex_actors.rollout.damage import NO_LINE, fault, pieces
+from codex_actors.rollout.damage import NO_LINE, fault, is_torn, last_line, pieces
 from codex_actors.rollout.encode import LINE_START, crc_holds
 
 BLOCK_BYTES = 1 << 17
@@ -210,6 +210,15 @@ class FileLines:
     def start_of(self, number: int) -> int:
         """The address of the first line of one of the files."""
         return self._starts[number]
+
+    def whole_segments(self) -> tuple[Segment, ...]:
+        """The files without a torn last line: its place is that of the next line written."""
+        last = self._segments[-1]
+        try:
+            start, line = last_line(self._fds[-1], last.end)
+        except OSError as error:
+            raise _unreadable(last.path, error) from error
+        return (*self._segments[:-1], Segment(last.path, start)) if is_torn(line) else tuple(self._segments)
 
     def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Every line from an address on, without its newline."""

@@ -39,7 +39,7 @@ def load_rollout(path: Path) -> Replayed:
             raise RolloutError(path, "empty session file")
         if scan.is_binary():
             raise RolloutError(path, "not a rollout file (its bytes are not UTF-8 text)")
-        state = None if scan.meta is None else scan.replayed(start, source.size, segments)
+        state = None if scan.meta is None else scan.replayed(start, source.size, source.whole_segments())
         if scan.skipped:
             warn_of_skipped_lines(path, source.numbers_of(scan.skipped))
         if state is None:

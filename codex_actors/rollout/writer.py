@@ -30,7 +30,7 @@ from codex_actors.errors import (
 )
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.rollout.claims import Claims, keep_refused
-from codex_actors.rollout.damage import Piece, fault, pieces, set_aside
+from codex_actors.rollout.damage import Piece, is_torn, last_line, set_aside
 from codex_actors.rollout.encode import time_of
 from codex_actors.rollout.files import APPENDING, NEW, Files, fsync_folder, make_folders, publish, write_all
 from codex_actors.rollout.owed import Append, Cut, Owed
@@ -40,7 +40,6 @@ _LOGGER = logging.getLogger("codex_actors")
 MAX_OPEN_FILES = 128
 """How many rollouts a writer keeps open; the one used longest ago is closed first."""
 
-_TAIL_BYTES = 4096
 _PROBE_BYTES = 1 << 16
 """So much is tried first of what waits: a full disk says so soon."""
 
@@ -258,12 +257,12 @@ class RolloutWriter:
                     f"and not {left.size} in inode {left.inode}, as it was left; resume the thread from it anew",
                 )
             return _OpenFile(fd, inode, size, left.timestamp)
-        start, line = _last_line(fd, size)
-        if line.strip() and fault(line) == "no JSON" and all(piece.what for piece in pieces([line])):
+        start, line = last_line(fd, size)
+        if is_torn(line):
             set_aside(path, [Piece(start, 0, line, "torn")], self._os, sync=self._fsync)
             self._os.ftruncate(fd, start)
             size = start
-            line = _last_line(fd, size)[1]
+            line = last_line(fd, size)[1]
         return _OpenFile(fd, inode, size, time_of(line), size > 0 and not line.endswith(b"\n"))
 
     def _cut(self, fd: int, inode: int, size: int, cut: Cut) -> int:
@@ -345,14 +344,3 @@ def _aware(now: datetime) -> datetime:
     if now.tzinfo is None:
         raise InvalidRequest(f"now: {now!r} has no time zone")
     return now
-
-
-def _last_line(fd: int, size: int) -> tuple[int, bytes]:
-    """Where the last line begins, and its bytes."""
-    length = min(_TAIL_BYTES, size)
-    tail = os.pread(fd, length, size - length)
-    while length < size and tail.rfind(b"\n", 0, -1) < 0:
-        length = min(4 * length, size)
-        tail = os.pread(fd, length, size - length)
-    begin = tail.rfind(b"\n", 0, -1) + 1
-    return size - length + begin, tail[begin:]

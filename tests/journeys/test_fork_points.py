@@ -150,3 +150,19 @@ def test_a_wrong_point_makes_no_thread(tmp_path: Path) -> None:
         with pytest.raises(RolloutError, match="no such rollout file"):
             manager.fork(tmp_path / "none.jsonl", ForkPoint.end()).get(timeout=WAIT_S)
         assert manager.list_thread_ids().get(timeout=WAIT_S) == [new.thread_id]
+
+
+def test_torn_end_gives_fork_no_line_twice(tmp_path: Path) -> None:
+    with ThreadManager(tmp_path) as manager:
+        new, _ = start(manager, "u1")
+    path = new.thread.rollout_path
+    assert path is not None
+    with path.open("ab") as file:
+        file.write(b'{"timestamp":"2026-01-08T10:11:12.000Z","type":"response_item","payload":{"type":"' + b"x" * 5_000)
+    model = ScriptedModel(keep_prompts=True)
+    with ThreadManager(tmp_path, model=model) as manager:
+        thread = manager.resume_thread_from_rollout(Config(), path).get(timeout=WAIT_S).thread
+        thread.run("u2").get(timeout=WAIT_S)  # in the place of the torn line, and shorter
+        fork = manager.fork(thread, ForkPoint.end()).get(timeout=WAIT_S)
+        fork.thread.run("mine").get(timeout=WAIT_S)
+    assert dialogue(model.prompts[-1]) == ["u1", "echo: u1", "u2", "echo: u2", "mine"]
