@@ -9,6 +9,7 @@ from codex_actors.errors import RolloutError
 from codex_actors.protocol.history import Compacted, Replayed
 from codex_actors.protocol.status import AgentStatus
 from codex_actors.rollout.chain import segments_of
+from codex_actors.rollout.encode import crc_holds
 from codex_actors.rollout.lines import FileLines, MemoryLines, head_of
 from codex_actors.rollout.payloads import payload_in
 from codex_actors.rollout.reader import warn_of_skipped_lines
@@ -57,7 +58,7 @@ def _newest_replacement(source: FileLines) -> int:
             begin, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
             line = data[begin : end if end >= 0 else len(data)]
             head = head_of(line)
-            if head is not None and head.type == b"compacted":
+            if head is not None and head.type == b"compacted" and crc_holds(line) is not False:
                 compacted = payload_in(line, Compacted)
                 if compacted is not None and compacted.replacement_history is not None:
                     return address + begin if address + begin >= SKIP_BYTES else 0

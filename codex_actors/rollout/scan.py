@@ -25,6 +25,7 @@ from codex_actors.protocol.history import (
 )
 from codex_actors.protocol.items import GhostSnapshot, Message, ResponseItem
 from codex_actors.protocol.status import AgentStatus
+from codex_actors.rollout.encode import crc_holds
 from codex_actors.rollout.lines import QUICK_HEAD, FileLines, LineSource, head_of, ordinal_of, value_of
 from codex_actors.rollout.payloads import RecordedEvents, item_in, line_in, payload_in, replacement_in
 from codex_actors.rollout.replay import last_status, summarized, summary_prefix
@@ -164,7 +165,7 @@ class Scan:
                 lines.append(data[begin : end if end >= 0 else len(data)])
                 found = data.rfind(b'"submission_id"', 0, begin)
         for line in reversed(lines):
-            head = head_of(line)
+            head = None if crc_holds(line) is False else head_of(line)
             if head is not None and head.type == b"codex_actors":
                 self._take_accepted(0, line)
             elif head is not None and head.type == b"response_item":

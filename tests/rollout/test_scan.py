@@ -264,6 +264,17 @@ def test_a_large_file_is_read_from_its_last_compaction(tmp_path: Path) -> None:
     assert (found.pending, found.meta, found.next_ordinal) == (rule.pending, rule.meta, len(root))
 
 
+def test_a_damaged_compaction_hides_nothing_before_it(tmp_path: Path) -> None:
+    root = files(ROOT_ID)[0].read_bytes()
+    filler = [encode_line(STAMP, user("x" * 40_000))] * (SKIP_BYTES // 40_000 + 1)
+    compacted = encode_line(STAMP, Compacted(message="sum", replacement_history=(user("kept"),)))
+    path = tmp_path / "rollout.jsonl"
+    path.write_bytes(root + b"".join([*filler, compacted.replace(b"kept", b"kepT"), encode_line(STAMP, user("last"))]))
+    whole = get_rollout_history(path)
+    assert isinstance(whole, Resumed)
+    assert load_rollout(path).history == replayed_items(whole.history).history
+
+
 def test_events_are_parsed_when_looked_at() -> None:
     events = load_rollout(files(ROOT_ID)[0]).events
     assert events is not None
