@@ -244,7 +244,7 @@ class FileLines:
             self.is_mended = True
             for piece in pieces([line]):
                 if piece.what:
-                    yield address + piece.start, piece.data if head_of(piece.data) is None else DAMAGED
+                    yield address + piece.start, _stand_in(piece.data)
                 else:
                     self._rescued[address + piece.start] = piece.data
                     yield address + piece.start, piece.data
@@ -331,6 +331,15 @@ class FileLines:
         except OSError as error:
             raise _unreadable(segment.path, error) from error
         return first + begin, data
+
+
+def _stand_in(data: bytes) -> bytes:
+    """What is read for bytes that are no sound line. An `ordinal` is left of JSON, which another program reads as a line:
+    the number is taken. A torn line is set aside, and its number is free."""
+    ordinal = ordinal_of(data)
+    if ordinal is not None and value_of(data) is not None:
+        return b'{"ordinal":%d}' % ordinal
+    return data if ordinal is None and head_of(data) is None else DAMAGED
 
 
 def open_file(path: Path) -> int:

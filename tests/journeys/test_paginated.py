@@ -75,6 +75,21 @@ def test_a_resumed_fork_knows_its_parents_items(home: Path) -> None:
     assert dialogue(model.prompts[0])[:6] == ["one", "first", "two", "second", "four in the fork", "fourth"]
 
 
+@pytest.mark.parametrize("is_torn", [True, False])
+def test_damage_makes_no_gap_nor_repeat(home: Path, is_torn: bool) -> None:
+    path = path_in(home, ROOT)
+    for text in ("one more", "another"):
+        with ThreadManager(home) as manager:
+            manager.resume_thread_from_rollout(Config(), path).get(timeout=WAIT_S).thread.run(text).get(timeout=WAIT_S)
+        if text == "one more":
+            lines = path.read_bytes().splitlines(keepends=True)
+            # In the head of the line, behind its number; or a digit of its crc, which no Codex looks at.
+            lines[-1] = lines[-1][:60] if is_torn else lines[-1].replace(b'"crc":', b'"crc":1')
+            path.write_bytes(b"".join(lines))
+    ordinals = [json.loads(line)["ordinal"] for line in path.read_bytes().splitlines()]
+    assert ordinals == list(range(len(ordinals)))
+
+
 def test_what_was_appended_is_read_back(home: Path) -> None:
     path = path_in(home, FORK)
     for _ in range(2):
