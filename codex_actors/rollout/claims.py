@@ -95,6 +95,8 @@ class Claims:
             is_alive = owner is not None and not is_ours and home.is_alive(owner)
             if is_alive and not take_over:
                 raise home.conflict(path, owner, alive=True)
+            if is_alive and not path.exists():  # an owner that lives must not lose its thread for nothing
+                raise RolloutError(path, "no such rollout file")
             epoch = 1 if owner is None else owner.epoch + 1
             claim = _Claim(home, thread_id, str(home.record_path(thread_id)), home.write(thread_id, epoch), epoch)
             self._claims[path] = claim

@@ -155,6 +155,14 @@ def test_take_over_fences_the_owner(tmp_path: Path, path: Path, sides: tuple[Sid
     assert len(os.listdir(path.parent)) == 2
 
 
+def test_taking_over_no_file_fences_nobody(path: Path, sides: tuple[Side, Side]) -> None:
+    first, second = sides
+    assert first.write(path, "one", create=True) is None
+    with pytest.raises(RolloutError, match="no such rollout file"):
+        second.claims.claim(path.with_name(f"rollout-2026-01-08T10-11-13-{ID}.jsonl"), ID, take_over=True)
+    assert first.write(path, "two") is None
+
+
 def test_fenced_owner_may_take_it_back(path: Path, sides: tuple[Side, Side]) -> None:
     sides[0].write(path, "a", create=True)
     sides[1].claims.claim(path, ID, take_over=True)
