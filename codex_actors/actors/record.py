@@ -233,9 +233,14 @@ class ThreadRecord:
         owner = self._owner()
         assert owner is not None
         assert self.path is not None
+        is_told = False
 
         def tried(number: int, error: RolloutError | None) -> None:
+            nonlocal is_told
             owner.on_kept(number, error)
+            if is_told:  # a later attempt: what was refused must not happen then
+                return
+            is_told = True
             if isinstance(error, RolloutUnavailable):
                 refuse(error.refusal())
             else:

@@ -106,6 +106,20 @@ def test_degraded_thread_refuses_inputs_and_forgets_them(tmp_path: Path) -> None
     assert texts(thread) == ["waits", "echo: waits", "yes", "echo: yes"]
 
 
+def test_refused_input_is_not_run_later(tmp_path: Path) -> None:
+    disk = FullDisk()
+    with on(disk, tmp_path) as manager:
+        thread = started(manager)
+        running = degrade(disk, thread)
+        with pytest.raises(RolloutUnavailable, match="this was not taken in"):
+            thread.run("no").get(timeout=WAIT_S)
+        stream, disk.is_full = thread.events(), False
+        assert running.get(timeout=WAIT_S).text == "echo: waits"  # by an attempt of the writer's own
+        until(stream, TaskComplete)
+        assert thread.run("yes").get(timeout=WAIT_S).text == "echo: yes"
+    assert texts(thread) == ["waits", "echo: waits", "yes", "echo: yes"]
+
+
 def test_pending_replies_fail_and_their_lines_wait_on(tmp_path: Path) -> None:
     disk = FullDisk()
     with on(disk, tmp_path, degraded_timeout_s=0.1) as manager:
