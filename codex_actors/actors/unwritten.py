@@ -43,7 +43,9 @@ class Unwritten:
         if isinstance(error, RolloutUnavailable):
             if path not in self._owed:
                 self._delay_s = FIRST_RETRY_S
-            self._owed[path] = number, kept
+            # The answer to an older attempt may come behind that to a newer append, whose number the next one settles.
+            if path not in self._owed or number >= self._owed[path][0]:
+                self._owed[path] = number, kept
             self._arm()
 
     def let_go(self, path: Path) -> None:
