@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 from codex_actors.rollout.files import Files
@@ -30,6 +31,18 @@ class FullDisk(Files):
     def write(self, fd: int, data: bytes | memoryview) -> int:
         if self.is_full and self._part in self._paths[fd]:
             raise error(self.code)
+        return super().write(fd, data)
+
+
+class SlowDisk(Files):
+    """A disk that writes nothing before `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        if not self.go_on.wait(20.0):
+            raise error(errno.ETIMEDOUT)
         return super().write(fd, data)
 
 

@@ -16,7 +16,7 @@ from codex_actors.actors.following import RolloutStream
 from codex_actors.actors.handle import CodexThread, NewThread
 from codex_actors.actors.shared import Shared
 from codex_actors.config import Config
-from codex_actors.errors import InvalidRequest, RolloutError, ThreadNotFound, UnsupportedOperation
+from codex_actors.errors import InvalidRequest, RolloutError, RolloutUnavailable, ThreadNotFound, UnsupportedOperation
 from codex_actors.protocol.history import Forked, InitialHistory, Replayed, Resumed, TurnContextItem
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.ops import APPROVAL_POLICIES, Summary
@@ -104,12 +104,11 @@ async def _resume(
         if thread is not None and thread.rollout_path is not None:
             message = spawn(Resumed(thread_id, (), thread.rollout_path))
             return await control.ask(message)
+    await settled(shared, path)
     if claim is None:
         return await control.ask(spawn(await _resumed(shared, path)))
     if thread_id is None:
         thread_id = (await _resumed(shared, path)).conversation_id
-    if shared.claims is not None and shared.claims.conflict(path) is not None:
-        await released(shared, path)
     # Before it is read: what another writer appends behind the reading would be missing.
     await _load(shared, path, lambda: claim(path, thread_id))
     is_taken = False
@@ -125,17 +124,34 @@ async def _resume(
             await asyncio.shield(shared.load(lambda: release(path)))
 
 
+async def settled(shared: Shared, path: Path) -> None:
+    """What a thread that lived here has recorded in `path` stands there: its end may be told before.
+
+    Raises:
+        RolloutUnavailable: it does not, as the disk takes no lines.
+    """
+    is_held = not shared.writer.is_unused if shared.claims is None else shared.claims.holds(path)
+    if is_held:
+        await released(shared, path)
+
+
 async def released(shared: Shared, path: Path) -> None:
-    """The writer has come to the end of a thread that lived here. Runs in: a task on the manager's loop."""
-    dealt_with = asyncio.Event()
+    """The writer has come to the end of a thread that lived here. Runs in: a task on the manager's loop.
+
+    Raises:
+        RolloutUnavailable: lines of it still wait. They would follow what is read now, and be gone from what is moved.
+    """
+    errors: asyncio.Future[RolloutError | None] = asyncio.get_running_loop().create_future()
     again = Append(path, shared.clock.timestamp(), (), create=False)
-    shared.writer.put((again, 0, lambda *_: dealt_with.set()))
+    shared.writer.put((again, 0, lambda _, error: None if errors.done() else errors.set_result(error)))
     limit_s = shared.config.load_timeout_s
     try:
         async with asyncio.timeout(limit_s):
-            await dealt_with.wait()
+            error = await errors
     except TimeoutError:
         raise RolloutError(path, f"its last writer has not ended within {limit_s:g} s") from None
+    if isinstance(error, RolloutUnavailable):
+        raise error.refusal()
 
 
 async def _resumed(shared: Shared, path: Path) -> Resumed:
@@ -229,6 +245,7 @@ async def _source(
         thread._actor.actor_inbox.put(Letter(messages.GiveHistory(), reply))
         return thread, thread.rollout_path or Path(thread.thread_id), await reply
     found = path or await _find(shared, thread_id)
+    await settled(shared, found)
     return None, found, Recorded(await _load(shared, found, partial(readable_segments, found)), ())
 
 
