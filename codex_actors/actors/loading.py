@@ -130,8 +130,9 @@ async def settled(shared: Shared, path: Path) -> None:
     Raises:
         RolloutUnavailable: it does not, as the disk takes no lines.
     """
-    is_held = not shared.writer.is_unused if shared.claims is None else shared.claims.holds(path)
-    if is_held:
+    is_fenced = shared.claims is not None and shared.claims.conflict(path) is not None
+    is_behind = shared.config.durability == "memory" and not shared.writer.is_unused
+    if is_fenced or is_behind or path in shared.unwritten.reasons:
         await released(shared, path)
 
 

@@ -198,10 +198,6 @@ class Claims:
             except OSError as error:
                 _LOGGER.warning("rollout %s: Codex's lock of it stays until the manager is closed: %s", path, error)
 
-    def holds(self, path: Path) -> bool:
-        """Whether the path's thread lives here, or its last lines are still on their way."""
-        return path in self._claims
-
     def conflict(self, path: Path) -> WriterConflict | None:
         """What has fenced the path's thread, as far as that is known."""
         claim = self._claims.get(path)
