@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Container
 from pathlib import Path
 
-from codex_actors.errors import RolloutError, RolloutUnavailable
+from codex_actors.errors import RolloutError, RolloutUnavailable, WriterConflict
 from codex_actors.runtime.pump import Pump
 
 FIRST_RETRY_S = 0.1
@@ -40,6 +40,8 @@ class Unwritten:
                 self._rest()
             return
         self.reasons[path] = error.reason
+        if isinstance(error, WriterConflict):  # its lines wait no more
+            self._owed.pop(path, None)
         if isinstance(error, RolloutUnavailable):
             if path not in self._owed:
                 self._delay_s = FIRST_RETRY_S

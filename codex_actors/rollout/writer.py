@@ -44,6 +44,11 @@ _PROBE_BYTES = 1 << 16
 """So much is tried first of what waits: a full disk says so soon."""
 
 
+class _Changed(OSError):
+    """A file is not as it was left. When its thread has ended nobody comes back to these lines: they are refused, and who
+    resumes the thread begins with the file as it is."""
+
+
 class _Left(NamedTuple):
     """How a file was left."""
 
@@ -136,6 +141,8 @@ class RolloutWriter:
             except (OSError, ValueError, RolloutError) as raised:  # ValueError: a NUL byte in the path
                 error = raised
                 self._close(path)
+        if owed.is_last and isinstance(error, _Changed):
+            error = WriterConflict(path, "another program", None, False)
         if isinstance(error, WriterConflict):
             self._refuse(path, owed)
         if error is None or isinstance(error, WriterConflict):
@@ -168,9 +175,9 @@ class RolloutWriter:
             return
         try:
             keep_refused(path, owed.stamped("")[0])
-            _LOGGER.warning("rollout %s: another writer has it; %d refused line(s) are in its .fenced", path, lines)
+            _LOGGER.warning("rollout %s: another program writes it; %d refused line(s) are in its .fenced", path, lines)
         except OSError as error:
-            _LOGGER.error("rollout %s: another writer has it; %d line(s) are lost (%s)", path, lines, error)
+            _LOGGER.error("rollout %s: another program writes it; %d line(s) are lost (%s)", path, lines, error)
 
     def _bring(self, path: Path, owed: Owed) -> None:
         """Everything that waits for `path` is as durable as asked for when this returns."""
@@ -251,7 +258,7 @@ class RolloutWriter:
             owed.cut = None
         if left is not None:
             if (inode, size) != (left.inode, left.size):
-                raise OSError(
+                raise _Changed(
                     errno.ESTALE,
                     f"it was changed by another program: {size} bytes in inode {inode}, "
                     f"and not {left.size} in inode {left.inode}, as it was left; resume the thread from it anew",

@@ -283,6 +283,25 @@ def test_resume_waits_for_the_lines_on_their_way(tmp_path: Path) -> None:
     assert [item.text for item in model.prompts[-1].input if isinstance(item, Message)][-3:] == ["1", "echo: 1", "2"]
 
 
+def test_file_that_was_changed_is_resumed_anew(tmp_path: Path) -> None:
+    with ThreadManager(tmp_path) as manager:
+        thread = started(manager)
+        thread.run("1").get(timeout=WAIT_S)
+        assert thread.rollout_path is not None
+        with thread.rollout_path.open("ab") as file:
+            file.write(b'{"timestamp":"2026-01-08T10:11:12.000Z","type":"world_state","payload":{}}\n')
+        stream, running = thread.events(), thread.run("lost")
+        assert "resume the thread from it anew" in until(stream, Warning).message
+        manager.agent_control().shutdown_agent(thread.thread_id).get(timeout=WAIT_S)
+        with pytest.raises(RolloutUnavailable):
+            running.get(timeout=WAIT_S)
+        again = manager.resume_thread_from_rollout(Config(), thread.rollout_path).get(timeout=WAIT_S).thread
+        assert again.run("2").get(timeout=WAIT_S).text == "echo: 2"
+        refused = thread.rollout_path.with_name(f"{thread.rollout_path.name}.fenced")
+        assert b'"lost"' in refused.read_bytes()
+    assert texts(thread) == ["1", "echo: 1", "2", "echo: 2"]
+
+
 def test_fork_onto_full_disk_fails_at_once(tmp_path: Path) -> None:
     disk = FullDisk()
     with on(disk, tmp_path) as manager:
