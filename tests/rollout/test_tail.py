@@ -79,6 +79,40 @@ def test_a_taken_over_file_is_followed(path: Path, tmp_path: Path) -> None:
     assert texts(tail) == ["b"]
 
 
+def replace_by(path: Path, content: str) -> None:
+    (path.parent / "copy").write_text(content)
+    os.replace(path.parent / "copy", path)
+
+
+def test_new_lines_stand_where_unkept_ones_were(path: Path) -> None:
+    tail = Tail(path, from_start=False)
+    append(path, line("kept") + line("unkept"))
+    assert texts(tail) == ["kept", "unkept"]
+    replace_by(path, line("old") + line("kept") + line("of the new owner") + line("more"))
+    assert texts(tail) == ["of the new owner", "more"]
+
+
+def test_a_salvaged_file_is_followed(path: Path) -> None:
+    path.write_text("{damaged\n" + line("a"))
+    tail = Tail(path, from_start=True)
+    assert texts(tail) == ["a"]
+    replace_by(path, line("a") + line("b"))
+    assert texts(tail) == ["b"]
+
+
+@pytest.mark.parametrize("content", ["", line("another")])
+def test_file_without_the_last_lines_is_refused(path: Path, content: str) -> None:
+    tail = Tail(path, from_start=False)
+    replace_by(path, content)
+    with pytest.raises(RolloutError, match="follow it anew"):
+        tail.read()
+
+
+def test_path_with_a_nul_byte_is_refused() -> None:
+    with pytest.raises(RolloutError, match="null byte"):
+        Tail(Path("a\0b"), from_start=True)
+
+
 def test_a_broken_line_costs_itself_only(path: Path) -> None:
     tail = Tail(path, from_start=False)
     append(path, "{broken\n\n" + line("a"))
