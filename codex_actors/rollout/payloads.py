@@ -18,6 +18,8 @@ from codex_actors.rollout.lines import value_of
 
 W = TypeVar("W", bound=Wire)
 
+_TEXT_OR_NULL = (str, type(None))
+
 
 def line_in(kind: type[W], line: bytes) -> W | None:
     """The line as a model, or None where it does not fit."""
@@ -31,7 +33,9 @@ def line_in(kind: type[W], line: bytes) -> W | None:
 def item_in(line: bytes) -> ResponseItem | None:
     """The item of a `response_item` line, or None where it has none that fits."""
     value = value_of(line)
-    return None if value is None else item_of(value.get("payload"))
+    if value is None or type(value.get("submission_id", "")) not in _TEXT_OR_NULL:
+        return None
+    return item_of(value.get("payload"))
 
 
 def item_of(payload: Any) -> ResponseItem | None:
