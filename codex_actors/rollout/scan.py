@@ -313,7 +313,7 @@ class Scan:
         if len(history) < len(self._base) + len(self._items):
             self._skip_broken_items()
         texts = {item.text for item in history if isinstance(item, Message)} if self._summaries else set()
-        usage = self._last_usage()
+        usage = self._last_usage(end)
         self._forget_events()
         return Replayed(
             meta=self.meta,
@@ -321,7 +321,7 @@ class Scan:
             usage=usage,
             is_counted=usage is not None and self._is_counted,
             status=status,
-            context=None if self._context is None else payload_in(self._context, TurnContextItem),
+            context=self._last_context(end),
             pending=tuple(self._pending.values()),
             summaries=frozenset(self._summaries & texts),
             events=None if self.is_blank else RecordedEvents(self._events),
@@ -337,9 +337,29 @@ class Scan:
         ordinals = (ordinal_of(line) for _, line in self.source.lines_before(end))
         return next((ordinal for ordinal in ordinals if ordinal is not None), -1)
 
-    def _last_usage(self) -> TokenUsageInfo | None:
-        line = None if self._usage is None else line_in(EventMsgLine, self._usage)
-        return None if line is None else getattr(line.payload, "info", None)
+    def _last_context(self, end: int) -> TurnContextItem | None:
+        if self._context is None:
+            return None
+        context = payload_in(self._context, TurnContextItem)
+        if context is None:  # as for the usage
+            for _, line in self.source.lines_before(end):
+                head = head_of(line)
+                is_context = head is not None and head.type == b"turn_context"
+                if is_context and (context := payload_in(line, TurnContextItem)) is not None:
+                    break
+        return context
+
+    def _last_usage(self, end: int) -> TokenUsageInfo | None:
+        if self._usage is None:
+            return None
+        usage = _usage_in(self._usage)
+        if usage is None:  # the line is damaged: an older one counts
+            self._is_counted = False
+            for _, line in self.source.lines_before(end):
+                head = head_of(line)
+                if head is not None and head.payload_type == b"token_count" and (usage := _usage_in(line)) is not None:
+                    break
+        return usage
 
     def _last_turn(self, start: int) -> list[RolloutItem]:
         """The lines that the status follows from: those since the newest user message. What a part of the file does not
@@ -373,6 +393,11 @@ class Scan:
         if item is not None:
             lines.append(ResponseItemLine.model_construct(payload=item))
         return item is not None and is_user_message(item)
+
+
+def _usage_in(line: bytes) -> TokenUsageInfo | None:
+    event = line_in(EventMsgLine, line)
+    return None if event is None else getattr(event.payload, "info", None)
 
 
 def _has_usage(line: bytes) -> bool:
