@@ -132,8 +132,10 @@ async def settled(shared: Shared, path: Path) -> None:
     """
     is_fenced = shared.claims is not None and shared.claims.conflict(path) is not None
     is_behind = shared.config.durability == "memory" and not shared.writer.is_unused
-    if is_fenced or is_behind or path in shared.unwritten.reasons:
+    if is_fenced or is_behind:
         await released(shared, path)
+    for owed in [owed for owed in shared.unwritten.reasons if owed.name == path.name]:  # by whatever way it was named
+        await released(shared, owed)
 
 
 async def released(shared: Shared, path: Path) -> None:
