@@ -16,7 +16,8 @@ from pydantic_core import from_json, to_json
 
 from codex_actors.errors import RolloutError
 from codex_actors.protocol.items import Message
-from codex_actors.rollout.damage import Damage, pieces
+from codex_actors.rollout.damage import Damage
+from codex_actors.rollout.pieces import pieces
 from codex_actors.rollout.truncation import is_user_message
 
 StepKind = Literal["user", "assistant", "reasoning", "call", "note"]

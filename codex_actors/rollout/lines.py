@@ -22,8 +22,8 @@ from pydantic_core import from_json
 
 from codex_actors.errors import RolloutError
 from codex_actors.protocol.history import Segment
-from codex_actors.rollout.damage import NO_LINE, fault, is_torn, last_line, pieces
 from codex_actors.rollout.encode import LINE_START, crc_holds
+from codex_actors.rollout.pieces import NO_LINE, fault, is_torn, last_line, pieces
 
 BLOCK_BYTES = 1 << 17
 

@@ -31,8 +31,8 @@ from codex_actors.protocol.history import (
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import Verbatim
 from codex_actors.protocol.wire import keep_order
-from codex_actors.rollout.damage import pieces
 from codex_actors.rollout.encode import crc_holds
+from codex_actors.rollout.pieces import pieces
 from codex_actors.rollout.replay import session_meta
 
 _LOGGER = logging.getLogger("codex_actors")

@@ -30,10 +30,11 @@ from codex_actors.errors import (
 )
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.rollout.claims import Claims, keep_refused
-from codex_actors.rollout.damage import Piece, is_torn, last_line, set_aside
+from codex_actors.rollout.damage import set_aside
 from codex_actors.rollout.encode import time_of
 from codex_actors.rollout.files import APPENDING, NEW, Files, fsync_folder, make_folders, publish, write_all
 from codex_actors.rollout.owed import Append, Cut, Owed
+from codex_actors.rollout.pieces import Piece, is_torn, last_line
 
 _LOGGER = logging.getLogger("codex_actors")
 

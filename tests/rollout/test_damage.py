@@ -18,9 +18,10 @@ from codex_actors.protocol.history import SessionMeta
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.rollout import salvage as salvage_command
 from codex_actors.rollout import verify as verify_command
-from codex_actors.rollout.damage import Damage, pieces, report_of, salvage, torn_path, verify
+from codex_actors.rollout.damage import Damage, report_of, salvage, torn_path, verify
 from codex_actors.rollout.encode import crc_holds, encode_line
 from codex_actors.rollout.load import load_rollout
+from codex_actors.rollout.pieces import pieces
 from codex_actors.rollout.reader import get_rollout_history
 
 STAMP = "2026-01-08T10:11:12.000Z"
