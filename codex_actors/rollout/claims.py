@@ -97,15 +97,33 @@ class Claims:
                 raise home.conflict(path, owner, alive=True)
             if is_alive and not path.exists():  # an owner that lives must not lose its thread for nothing
                 raise RolloutError(path, "no such rollout file")
+            inode = os.stat(path).st_ino if is_alive else 0
+            former = home.set_aside(thread_id) if is_alive else None
             epoch = 1 if owner is None else owner.epoch + 1
-            claim = _Claim(home, thread_id, str(home.record_path(thread_id)), home.write(thread_id, epoch), epoch)
-            self._claims[path] = claim
-        if is_alive:
+            try:
+                stamp = home.write(thread_id, epoch)
+            except BaseException:
+                if former is not None:
+                    former.unlink()
+                raise
+            claim = self._claims[path] = _Claim(home, thread_id, str(home.record_path(thread_id)), stamp, epoch)
+        if former is not None:
             try:
                 self._swap(path, claim)
             except BaseException:
-                self.release(path)
+                self._give_back(path, claim, former, inode)
                 raise
+            finally:
+                former.unlink(missing_ok=True)
+
+    def _give_back(self, path: Path, claim: _Claim, former: Path, inode: int) -> None:
+        """The owner whose thread could not be taken goes on, where its file still stands in its place."""
+        with claim.home.turnstile():
+            self._claims.pop(path, None)
+            if os.stat(path).st_ino == inode:
+                claim.home.put_back(claim.thread_id, claim.stamp, former)
+            else:
+                claim.home.remove(claim.thread_id, claim.stamp, claim.epoch)
 
     def release(self, *paths: Path) -> None:
         """Hold these once less; what nobody holds then is free. Unclaimed paths are ignored.
@@ -126,7 +144,7 @@ class Claims:
             for path, claim in claims:
                 claim.holders -= 1
                 if claim.holders <= 0 and self._claims.pop(path, None) is claim:
-                    home.remove(claim.thread_id, claim.stamp)
+                    home.remove(claim.thread_id, claim.stamp, claim.epoch)
 
     def open(self, path: Path) -> None:
         """Before the writer opens or makes the file: it is claimed, if nobody did that yet, and Codex is locked out.

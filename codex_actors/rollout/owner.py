@@ -99,11 +99,26 @@ class HomeLocks:
             os.replace(fresh, path)
             return stamp_of(path) or (0, 0)  # a rename changes the change time
 
-    def remove(self, thread_id: ThreadId, stamp: Stamp) -> None:
+    def set_aside(self, thread_id: ThreadId) -> Path:
+        """A second name of the record, which `write` leaves; to be unlinked, or put back."""
+        aside = self.record_path(thread_id).with_suffix(f".{self.manager}.former")
+        aside.unlink(missing_ok=True)
+        os.link(self.record_path(thread_id), aside)
+        return aside
+
+    def put_back(self, thread_id: ThreadId, stamp: Stamp, aside: Path) -> None:
+        """The former owner goes on, if it has not missed the thread yet, and nobody else owns that by now."""
+        if stamp_of(self.record_path(thread_id)) == stamp:
+            os.replace(aside, self.record_path(thread_id))  # takes no room on a full disk
+
+    def remove(self, thread_id: ThreadId, stamp: Stamp, epoch: int) -> None:
         """The thread is free, unless somebody else owns it by now."""
         path = self.record_path(thread_id)
-        if stamp_of(path) == stamp:
-            os.unlink(path)
+        if stamp_of(path) != stamp:  # another's, or ours that was put back
+            owner = self.read(thread_id)
+            if owner is None or (owner.manager, owner.epoch) != (self.manager, epoch):
+                return
+        os.unlink(path)
 
     def is_alive(self, record: OwnerRecord) -> bool:
         """Whether the owner is still open, in whatever state. What a dead one has left of itself is removed."""

@@ -163,6 +163,28 @@ def test_taking_over_no_file_fences_nobody(path: Path, sides: tuple[Side, Side])
     assert first.write(path, "two") is None
 
 
+def test_failed_take_over_leaves_the_owner_alone(tmp_path: Path, path: Path, sides: tuple[Side, Side]) -> None:
+    first, second = sides
+    assert first.write(path, "one", create=True) is None
+    (path.parent / f"{path.name}.{second.claims._home_of(path).manager}").touch()  # in the way of the copy
+    with pytest.raises(RolloutError, match="File exists"):
+        second.claims.claim(path, ID, take_over=True)
+    assert first.write(path, "two") is None
+    assert [each.suffix for each in (tmp_path / "codex_actors" / "owners").iterdir()] == [".json"]
+
+
+def test_owner_that_was_left_alone_frees_its_thread(path: Path, sides: tuple[Side, Side]) -> None:
+    first, second = sides
+    assert first.write(path, "one", create=True) is None
+    for _ in range(2):
+        (path.parent / f"{path.name}.{second.claims._home_of(path).manager}").touch()
+        with pytest.raises(RolloutError, match="File exists"):
+            second.claims.claim(path, ID, take_over=True)
+    assert first.write(path, is_last=True) is None
+    second.claims.claim(path, ID)
+    assert second.write(path, "two") is None
+
+
 def test_fenced_owner_may_take_it_back(path: Path, sides: tuple[Side, Side]) -> None:
     sides[0].write(path, "a", create=True)
     sides[1].claims.claim(path, ID, take_over=True)
