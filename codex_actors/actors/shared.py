@@ -131,7 +131,9 @@ class Shared:
                 path, number, kept, error = results.popleft()
                 if self.index is not None:
                     self.touched.add(path)
-                self.unwritten.take(path, number, kept, error)
+                settled = self.unwritten.take(path, number, kept, error)
+                if settled is not None:
+                    _acknowledge(path, *settled, None)
                 _acknowledge(path, number, kept, error)
         finally:
             if results:  # a KeyboardInterrupt passes

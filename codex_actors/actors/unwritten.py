@@ -31,14 +31,17 @@ class Unwritten:
         self._is_closed = False
         self.reasons: dict[Path, str] = {}
 
-    def take(self, path: Path, number: int, kept: Kept, error: RolloutError | None) -> None:
-        """The writer has dealt with append `number` of `path`."""
+    def take(self, path: Path, number: int, kept: Kept, error: RolloutError | None) -> tuple[int, Kept] | None:
+        """The writer has dealt with append `number` of `path`; what failed before and is settled by it.
+
+        That may be a newer append: an attempt which was on its way before that failed has written all the same.
+        """
         if error is None:
             self.reasons.pop(path, None)
-            self._owed.pop(path, None)
+            settled = self._owed.pop(path, None)
             if not self._owed:
                 self._rest()
-            return
+            return settled
         self.reasons[path] = error.reason
         if isinstance(error, WriterConflict):  # its lines wait no more
             self._owed.pop(path, None)
@@ -49,6 +52,7 @@ class Unwritten:
             if path not in self._owed or number >= self._owed[path][0]:
                 self._owed[path] = number, kept
             self._arm()
+        return None
 
     def let_go(self, path: Path) -> None:
         """Nobody waits any more; the lines are written all the same."""

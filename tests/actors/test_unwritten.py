@@ -28,3 +28,13 @@ async def retried_behind(*numbers: int) -> int:
 def test_an_older_attempt_hides_no_newer_append() -> None:
     assert asyncio.run(retried_behind(1, 2)) == 2
     assert asyncio.run(retried_behind(2, 1)) == 2
+
+
+async def settled_by(*, attempt: int, behind: int) -> object:
+    unwritten = Unwritten(Pump(asyncio.get_running_loop(), Clock()), lambda *_: None)
+    unwritten.take(PATH, behind, unheard, RolloutUnavailable(PATH, errno.ENOSPC, 1))
+    return unwritten.take(PATH, attempt, unheard, None)
+
+
+def test_an_older_attempt_settles_a_newer_append() -> None:
+    assert asyncio.run(settled_by(attempt=1, behind=5)) == (5, unheard)
