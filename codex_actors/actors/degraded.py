@@ -18,10 +18,6 @@ from codex_actors.protocol.ids import INITIAL_SUBMIT_ID
 if TYPE_CHECKING:
     from codex_actors.actors.thread import ThreadActor
 
-WAITING_LINES = 1024
-WAITING_BYTES = 4 << 20
-"""So much may wait in memory before the turn is aborted."""
-
 
 def when_writable(actor: ThreadActor, accepted: Accepted, then: Callable[[], None]) -> None:
     """Call `then`, which takes `accepted` in, unless the thread is degraded and stays so: that refuses it."""
@@ -52,11 +48,8 @@ def on_unwritten(actor: ThreadActor, error: RolloutError, is_first: bool) -> Non
         if actor.turn is not None:
             _fail_results(actor, error)
             end_turn(actor, error=str(error))
-    else:
-        if is_first:
-            _warn(actor, str(error))
-        if actor.turn is not None and (error.waiting >= WAITING_LINES or error.waiting_bytes >= WAITING_BYTES):
-            _abort(actor, error)
+    elif is_first:
+        _warn(actor, str(error))
 
 
 def on_written(actor: ThreadActor) -> None:
@@ -81,8 +74,10 @@ def drop_held_inputs(actor: ThreadActor) -> None:
             accepted.fail(InternalAgentDied("the thread ended before its turn"))
 
 
-def _abort(actor: ThreadActor, error: RolloutUnavailable) -> None:
-    assert actor.turn is not None
+def on_too_much(actor: ThreadActor, error: RolloutUnavailable) -> None:
+    """No turn may add to what waits."""
+    if actor.turn is None:
+        return
     _warn(actor, f"the turn is aborted, as too much waits to be written: {error}")
     # Not at once with what was accepted behind it: that would only wait, too.
     end_turn(actor, error=str(error), cause=error, begins_next=False)

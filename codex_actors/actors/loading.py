@@ -109,17 +109,22 @@ async def _resume(
         return await control.ask(spawn(await _resumed(shared, path)))
     if thread_id is None:
         thread_id = (await _resumed(shared, path)).conversation_id
-    # Before it is read: what another writer appends behind the reading would be missing.
-    await _load(shared, path, lambda: claim(path, thread_id))
-    is_taken = False
+    is_claimed = is_taken = False
+
+    def claim_first() -> None:
+        """Before it is read: what another writer appends behind the reading would be missing."""
+        nonlocal is_claimed
+        claim(path, thread_id)
+        is_claimed = True
+
     try:
-        history = await _resumed(shared, path)
+        history = await _resumed(shared, path, claim_first)
         is_alive = await control.ask(messages.FindThread(thread_id, path)) is not None
         new = await control.ask(spawn(history))
         is_taken = not is_alive  # one that lives has claimed the path itself
         return new
     finally:
-        if not is_taken and shared.claims is not None:
+        if is_claimed and not is_taken and shared.claims is not None:
             release = shared.claims.release
             await asyncio.shield(shared.load(lambda: release(path)))
 
@@ -157,8 +162,13 @@ async def released(shared: Shared, path: Path) -> None:
         raise error.refusal()
 
 
-async def _resumed(shared: Shared, path: Path) -> Resumed:
-    state = await _load(shared, path, lambda: load_rollout(path))
+async def _resumed(shared: Shared, path: Path, first: Callable[[], None] | None = None) -> Resumed:
+    def load() -> Replayed:
+        if first is not None:
+            first()
+        return load_rollout(path)
+
+    state = await _load(shared, path, load)
     if state.meta is None:
         raise RolloutError(path, "failed to parse thread ID from rollout file")
     return Resumed(state.meta.id, (), path, state)

@@ -49,6 +49,10 @@ class Answer:
         self.reply.answer(self.value)
 
 
+WAITING_LINES = 1024
+WAITING_BYTES = 4 << 20
+"""So much may wait in memory before the turn is aborted."""
+
 NO_SUMMARIES: frozenset[str] = frozenset()
 
 Effect: TypeAlias = Event | Answer | Callable[[], Any]
@@ -75,6 +79,10 @@ class Owner(Protocol):
 
     def on_written(self) -> None:
         """It can be written again, and everything is."""
+        ...
+
+    def on_too_much(self, error: RolloutUnavailable) -> None:
+        """More waits to be written than may (`is_too_much`)."""
         ...
 
     def on_patience_lost(self, error: RolloutError) -> None:
@@ -193,6 +201,21 @@ class ThreadRecord:
         if self._shared.config.durability == "memory" and not is_awaited:
             self._kept = self._number
         self._put(append)
+        if isinstance(self.failed, RolloutUnavailable):
+            self._count_waiting(self.failed, lines)
+
+    def _count_waiting(self, failed: RolloutUnavailable, lines: tuple[Any, ...]) -> None:
+        """What the writer has not looked at yet waits, too: a turn that is faster than it must not escape the bound."""
+        size_bytes = sum(len(line) for line in lines if isinstance(line, bytes))
+        self.failed = _with(failed, failed.waiting + len(lines), failed.waiting_bytes + size_bytes)
+        if is_too_much(self.failed) and not is_too_much(failed):
+            # Not at once: whoever records this is in the middle of something.
+            self._shared.pump.post(self._tell_waiting)
+
+    def _tell_waiting(self) -> None:
+        owner = self._owner()
+        if owner is not None and isinstance(self.failed, RolloutUnavailable):
+            owner.on_too_much(self.failed)
 
     def _put(self, append: Append) -> None:
         owner = self._owner()
@@ -274,6 +297,9 @@ class ThreadRecord:
     def _unkept(self, error: RolloutError) -> None:
         may_pass, was_degraded = isinstance(error, RolloutUnavailable), self.is_degraded
         is_first = not was_degraded if may_pass else self.failed is None
+        if isinstance(error, RolloutUnavailable) and isinstance(self.failed, RolloutUnavailable):
+            waiting_bytes = max(error.waiting_bytes, self.failed.waiting_bytes)
+            error = _with(error, max(error.waiting, self.failed.waiting), waiting_bytes)
         if may_pass or not was_degraded:
             self.failed = error
         if may_pass:
@@ -282,6 +308,8 @@ class ThreadRecord:
         owner = self._owner()
         if owner is not None:
             owner.on_unwritten(error, is_first)
+            if isinstance(error, RolloutUnavailable) and is_too_much(error):
+                owner.on_too_much(error)
 
     def _wait(self) -> None:
         """Replies wait for the disk, but not for ever."""
@@ -382,6 +410,15 @@ class ThreadRecord:
             return tuple([line if type(line) is bytes else encode_body(line) for line in lines])
         except (ValueError, TypeError, RecursionError):
             return lines
+
+
+def is_too_much(error: RolloutUnavailable) -> bool:
+    """Whether so much waits that no turn may add to it."""
+    return error.waiting >= WAITING_LINES or error.waiting_bytes >= WAITING_BYTES
+
+
+def _with(error: RolloutUnavailable, waiting: int, waiting_bytes: int) -> RolloutUnavailable:
+    return RolloutUnavailable(error.path, error.errno, waiting, waiting_bytes, error.detail, error.is_taken_in)
 
 
 def _first(meta: SessionMeta, lines: list[Any], timestamp: str) -> Any:

@@ -15,7 +15,14 @@ from typing import Any, Literal
 from codex_actors.actors import messages
 from codex_actors.actors.birth import Birth, configure
 from codex_actors.actors.control import AgentControl
-from codex_actors.actors.degraded import drop_held_inputs, on_patience_lost, on_unwritten, on_written, when_writable
+from codex_actors.actors.degraded import (
+    drop_held_inputs,
+    on_patience_lost,
+    on_too_much,
+    on_unwritten,
+    on_written,
+    when_writable,
+)
 from codex_actors.actors.ops import handle_op, steer, take_in
 from codex_actors.actors.record import Answer, Effect, ThreadRecord
 from codex_actors.actors.settings import hold_policy, stricter
@@ -27,7 +34,7 @@ from codex_actors.actors.turns import INTERRUPTED, close_calls, end_turn, reques
 from codex_actors.actors.waiting import Waiting, notice_of
 from codex_actors.actors.watchers import Watchers
 from codex_actors.config import Config
-from codex_actors.errors import InternalAgentDied, RolloutError
+from codex_actors.errors import InternalAgentDied, RolloutError, RolloutUnavailable
 from codex_actors.protocol.events import (
     Error,
     Event,
@@ -390,6 +397,10 @@ class ThreadActor(LoopActor):
     def on_written(self) -> None:
         """See `degraded.on_written`."""
         on_written(self)
+
+    def on_too_much(self, error: RolloutUnavailable) -> None:
+        """See `degraded.on_too_much`."""
+        on_too_much(self, error)
 
     def on_patience_lost(self, error: RolloutError) -> None:
         """See `degraded.on_patience_lost`."""

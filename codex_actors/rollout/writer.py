@@ -142,6 +142,9 @@ class RolloutWriter:
             except (OSError, ValueError, RolloutError) as raised:  # ValueError: a NUL byte in the path
                 error = raised
                 self._close(path)
+            except BaseException:  # a bug, which must not cost the lines
+                self._owed[path] = owed
+                raise
         if owed.is_last and isinstance(error, _Changed):
             error = WriterConflict(path, "another program", None, False)
         if isinstance(error, WriterConflict):
@@ -293,7 +296,7 @@ class RolloutWriter:
                 self._claims.check_written(path, file.inode)
         except WriterConflict:
             raise  # the file is not ours to cut
-        except (OSError, RolloutError):
+        except BaseException:
             # Also after a failed fsync: the kernel takes the pages for clean then, and a second one would prove nothing.
             # They are written anew, at their place, through another descriptor.
             try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from codex_actors.actors.birth import drop_accepted
-from codex_actors.actors.record import Answer, ThreadRecord
+from codex_actors.actors.record import WAITING_LINES, Answer, ThreadRecord
 from codex_actors.actors.shared import Shared
 from codex_actors.config import ManagerConfig
 from codex_actors.errors import RolloutError, RolloutUnavailable
@@ -40,6 +40,7 @@ class Desk:
         self.shared = shared
         self.published: list[Event] = []
         self.errors: list[tuple[RolloutError, bool]] = []
+        self.too_much: list[RolloutUnavailable] = []
         self.is_back = asyncio.Event()
         self.record = ThreadRecord(shared, self, self)
         self.record.path = path
@@ -56,6 +57,9 @@ class Desk:
         self.errors.append((error, is_first))
         if not isinstance(error, RolloutUnavailable):
             self.record.refuse(error)
+
+    def on_too_much(self, error: RolloutUnavailable) -> None:
+        self.too_much.append(error)
 
     def on_patience_lost(self, error: RolloutError) -> None:
         self.record.refuse(error)
@@ -169,6 +173,24 @@ def test_unwritable_line_fails_replies_and_keeps_events(tmp_path: Path) -> None:
             await desk.is_back.wait()
         assert desk.shown == ["waits"]
         assert not desk.record.is_degraded
+
+    with_desk(check, tmp_path / "sessions" / "rollout.jsonl")
+
+
+def test_lines_count_before_the_writer_looks_at_them(tmp_path: Path) -> None:
+    (tmp_path / "sessions").write_text("in the way")
+
+    async def check(desk: Desk) -> None:
+        desk.record.add(LINE)
+        await desk.settled()
+        for _ in range(WAITING_LINES - 3):
+            desk.record.add(LINE)
+        await asyncio.sleep(0)
+        assert desk.too_much == []
+        desk.record.add(LINE)
+        await asyncio.sleep(0)
+        assert desk.too_much
+        assert min(error.waiting for error in desk.too_much) >= WAITING_LINES
 
     with_desk(check, tmp_path / "sessions" / "rollout.jsonl")
 

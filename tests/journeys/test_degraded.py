@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from codex_actors import CodexThread, Config, Interrupt, ManagerConfig, ScriptedModel, ThreadManager, UserInput, tool
-from codex_actors.actors.degraded import WAITING_BYTES
+from codex_actors.actors.record import WAITING_BYTES
 from codex_actors.errors import InternalAgentDied, ReplyTimeout, RolloutUnavailable
 from codex_actors.protocol.events import TaskComplete, Warning
 from codex_actors.protocol.items import FunctionCall, Message, OutputText

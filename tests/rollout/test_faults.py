@@ -14,6 +14,7 @@ import pytest
 from codex_actors.errors import RolloutUnavailable
 from codex_actors.protocol.events import AgentMessage
 from codex_actors.rollout.damage import verify
+from codex_actors.rollout.files import Files
 from codex_actors.rollout.owed import Append
 from codex_actors.rollout.writer import MAX_OPEN_FILES, RolloutWriter
 from tests.disks import FailingDisk
@@ -89,6 +90,28 @@ def test_a_failed_fsync_gets_a_fresh_descriptor(tmp_path: Path) -> None:
     assert texts(path) == ["0", "1"]
     assert len(opened) == before + 1
     assert not opened[-1] & os.O_CREAT
+    writer.close()
+
+
+def test_a_bug_under_the_writer_costs_no_line(tmp_path: Path) -> None:
+    class Buggy(Files):
+        fails = False
+
+        def fsync(self, fd: int) -> None:
+            super().fsync(fd)
+            if self.fails:
+                raise ZeroDivisionError
+
+    disk, path = Buggy(), tmp_path / "rollout.jsonl"
+    writer = RolloutWriter("fsync", disk)
+    assert writer.write([Append(path, STAMP, (AgentMessage(message="0"),), create=True)]) == [None]
+    disk.fails = True
+    with pytest.raises(ZeroDivisionError):
+        writer.write([Append(path, STAMP, (AgentMessage(message="1"),), create=False)])
+    assert texts(path) == ["0"]
+    disk.fails = False
+    assert writer.write([Append(path, STAMP, (), create=False)]) == [None]
+    assert texts(path) == ["0", "1"]
     writer.close()
 
 
