@@ -190,7 +190,11 @@ class HomeLocks:
 
     def _check_holder(self, path: Path, lock_path: Path) -> None:
         # Among us the thread's record is what counts; ours have two names.
-        if lock_path.stat().st_nlink < 2:
+        try:
+            names = lock_path.stat().st_nlink
+        except FileNotFoundError:  # it was given back meanwhile
+            return
+        if names < 2:
             raise WriterConflict(
                 path,
                 f"another program (Codex, as it seems; {lock_path} is locked), which cannot be taken over,",

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from codex_actors.rollout.owed import Append
 from codex_actors.rollout.writer import RolloutWriter
 
 ID = ThreadId("01a208d8-0411-7110-98ad-11c64cb8e715")
+WAIT_S = 20.0
 START = datetime(2026, 1, 8, 10, 11, 12, tzinfo=UTC)
 DIES = """
 import os, sys
@@ -299,3 +301,23 @@ def test_close_leaves_nothing_but_the_turnstiles(tmp_path: Path, path: Path) -> 
     files = [file.name for file in tmp_path.rglob("*") if file.is_file()]
     assert sorted(files) == ["owners.lock", path.name]
     assert before - len(os.listdir("/dev/fd")) == 3
+
+
+def test_lock_that_is_given_back_meanwhile_is_free(path: Path, sides: tuple[Side, Side]) -> None:
+    claims = sides[0].claims
+    sides[0].write(path, "a", create=True)
+    ends = threading.Event()
+
+    def open_and_close() -> None:
+        while not ends.is_set():
+            claims.closed(path)
+            claims.open(path)
+
+    other = threading.Thread(target=open_and_close)
+    other.start()
+    try:
+        for _ in range(2_000):
+            claims.claim(path, ID)
+    finally:
+        ends.set()
+        other.join(WAIT_S)
