@@ -101,7 +101,7 @@ async def _resume(
     thread_id = thread_id_of_path(path)
     if thread_id is not None:
         thread = await control.ask(messages.FindThread(thread_id, path))
-        if thread is not None and thread.rollout_path is not None:
+        if thread is not None and thread.rollout_path is not None and not await _is_lost(shared, thread):
             message = spawn(Resumed(thread_id, (), thread.rollout_path))
             return await control.ask(message)
     await settled(shared, path)
@@ -127,6 +127,17 @@ async def _resume(
         if is_claimed and not is_taken and shared.claims is not None:
             release = shared.claims.release
             await asyncio.shield(shared.load(lambda: release(path)))
+
+
+async def _is_lost(shared: Shared, thread: CodexThread) -> bool:
+    """Whether somebody has taken the living thread over. It has learned of that, and ends, when this returns."""
+    claims, path = shared.claims, thread.rollout_path
+    assert path is not None
+    if claims is None or not await _load(shared, path, lambda: claims.is_fenced(path)):
+        return False
+    thread._actor.record.retry()
+    await released(shared, path)
+    return True
 
 
 async def settled(shared: Shared, path: Path) -> None:

@@ -179,6 +179,14 @@ class Claims:
         if claim.conflict is not None:
             raise claim.conflict
 
+    def is_fenced(self, path: Path) -> bool:
+        """Whether the thread has got another owner; not where it was never claimed."""
+        claim = self._claims.get(path)
+        if claim is None:
+            return False
+        self._check_record(path, claim)
+        return claim.conflict is not None
+
     def check_written(self, path: Path, inode: int) -> None:
         """Between the last write to the file with this inode (or its fsync) and acknowledging it.
 

@@ -230,6 +230,19 @@ def test_fenced_thread_can_be_taken_back(tmp_path: Path) -> None:
     assert messages(path) == ["echo: one", "echo: two", "echo: three"]
 
 
+def test_fenced_thread_is_taken_back_before_it_knows(tmp_path: Path) -> None:
+    with ThreadManager(tmp_path) as first, ThreadManager(tmp_path) as second:
+        path = kept(first, "one")
+        thread = resumed(first, path)
+        resumed(second, path, take_over=True).run("two").get(timeout=WAIT_S)
+        again = resumed(first, path, take_over=True)
+        assert again is not thread
+        assert again.run("three").get(timeout=WAIT_S).text == "echo: three"
+        assert thread.watch_status().ended().get(timeout=WAIT_S).reason == "fenced"
+        assert resumed(first, path) is again
+    assert messages(path) == ["echo: one", "echo: two", "echo: three"]
+
+
 def test_trust_locks_nothing(tmp_path: Path) -> None:
     with ThreadManager(tmp_path, config=ManagerConfig(single_writer="trust")) as manager:
         kept(manager, "hello")
