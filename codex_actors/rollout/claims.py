@@ -59,6 +59,7 @@ class Claims:
         self._homes: dict[Path, HomeLocks] = {}
         self._folders: dict[Path, HomeLocks] = {}
         self._claims: dict[Path, _Claim] = {}
+        self._is_closed = False
         self._making = threading.Lock()  # an actor never takes it
 
     def claim(self, path: Path, thread_id: ThreadId, *, take_over: bool = False) -> None:
@@ -82,6 +83,8 @@ class Claims:
         home = self._home_of(path)
         home.check_codex(path, thread_id)
         with home.turnstile():
+            if self._is_closed:
+                raise RolloutError(path, "the manager that was to write it is closed")
             claim = self._claims.get(path)
             if claim is not None:
                 if (
@@ -231,6 +234,7 @@ class Claims:
 
     def close(self) -> None:
         """Every thread is free; the writer has closed its files. Records that cannot be removed name a dead manager."""
+        self._is_closed = True
         for claim in self._claims.values():
             claim.holders = 1
         self.release(*self._claims)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, Self
 
-from codex_actors.errors import InvalidRequest
+from codex_actors.errors import InvalidRequest, RolloutError
 from codex_actors.protocol.events import TurnAborted
 from codex_actors.protocol.history import Forked, New, RawLines, Replayed, ResponseItemLine, Segment
 from codex_actors.protocol.items import InputText, Message, ResponseItem, Verbatim
@@ -125,7 +125,7 @@ def fork_of(recorded: Recorded, at: ForkPoint | int | None) -> Forked | New:
 
     Raises:
         InvalidRequest: there is no such point.
-        RolloutError: a file cannot be read.
+        RolloutError: a file cannot be read, or has no meta with a thread id.
     """
     forked = _whole_file(recorded) if at is None else None
     if forked is not None:
@@ -141,6 +141,8 @@ def fork_of(recorded: Recorded, at: ForkPoint | int | None) -> Forked | New:
         state = replayed_lines(kept)
     if not kept:
         return New()
+    if recorded.segments and state.meta is None:
+        raise RolloutError(recorded.segments[-1].path, "failed to parse thread ID from rollout file")
     return Forked((), RawLines(_runs(kept)), state, count)
 
 

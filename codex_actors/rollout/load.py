@@ -12,7 +12,7 @@ from codex_actors.rollout.chain import segments_of
 from codex_actors.rollout.encode import crc_holds
 from codex_actors.rollout.lines import FileLines, MemoryLines, head_of
 from codex_actors.rollout.payloads import payload_in
-from codex_actors.rollout.reader import warn_of_skipped_lines
+from codex_actors.rollout.reader import thread_id_of_path, warn_of_skipped_lines
 from codex_actors.rollout.scan import Scan
 
 SKIP_BYTES = 16 << 20
@@ -45,6 +45,9 @@ def load_rollout(path: Path) -> Replayed:
             warn_of_skipped_lines(path, source.numbers_of(scan.skipped))
         if state is None:
             raise RolloutError(path, "failed to parse thread ID from rollout file")
+        named = thread_id_of_path(path)
+        if scan.skipped and state.meta is not None and named not in (None, state.meta.id):
+            raise RolloutError(path, f"its own meta line is damaged; the next one is of thread {state.meta.id}")
         return state
 
 

@@ -189,18 +189,27 @@ class HomeLocks:
             return False
 
     def _check_holder(self, path: Path, lock_path: Path) -> None:
-        # Among us the thread's record is what counts; ours have two names.
         try:
-            names = lock_path.stat().st_nlink
+            stat = lock_path.stat()
         except FileNotFoundError:  # it was given back meanwhile
             return
-        if names < 2:
+        if not self._is_ours(stat):
             raise WriterConflict(
                 path,
                 f"another program (Codex, as it seems; {lock_path} is locked), which cannot be taken over,",
                 None,
                 True,
             )
+
+    def _is_ours(self, stat: os.stat_result) -> bool:
+        """Whether it is the lock of a manager: among us the thread's record is what counts. By what the file is: how many
+        names it has changes while others come and go."""
+        with suppress(FileNotFoundError):  # no manager has ever come here
+            for name in os.listdir(self._ours / "writers"):
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.stat(self._ours / "writers" / name), stat):
+                        return True
+        return False
 
     def close(self) -> None:
         """This manager lives no more: what it still owns can be taken by anybody."""

@@ -303,6 +303,14 @@ def test_close_leaves_nothing_but_the_turnstiles(tmp_path: Path, path: Path) -> 
     assert before - len(os.listdir("/dev/fd")) == 3
 
 
+def test_nothing_is_claimed_behind_the_end(tmp_path: Path, path: Path, sides: tuple[Side, Side]) -> None:
+    sides[0].write(path, "a", create=True)
+    sides[0].writer.close()
+    with pytest.raises(RolloutError, match="is closed"):
+        sides[0].claims.claim(path, ID)
+    assert os.listdir(tmp_path / "codex_actors" / "writers") == []
+
+
 def test_lock_that_is_given_back_meanwhile_is_free(path: Path, sides: tuple[Side, Side]) -> None:
     claims = sides[0].claims
     sides[0].write(path, "a", create=True)

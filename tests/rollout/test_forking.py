@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codex_actors.errors import InvalidRequest
+from codex_actors.errors import InvalidRequest, RolloutError
 from codex_actors.protocol.events import ThreadRolledBack, TokenCount, TokenUsage, TokenUsageInfo, UserMessage
 from codex_actors.protocol.history import Forked, InputAccepted, New, Replayed, Segment, SessionMeta, TurnContextItem
 from codex_actors.protocol.ids import ThreadId
@@ -170,6 +170,14 @@ def test_each_captured_fork_is_listed_by_its_user_messages(captured: Path) -> No
     assert found.state is not None
     assert events
     assert found.state.status == AgentStatus.completed(found.state.status.message)
+
+
+def test_a_file_without_a_meta_is_not_forked(tmp_path: Path) -> None:
+    path = tmp_path / "rollout.jsonl"
+    path.write_bytes(SESSION[9:] + encode_line(STAMP, user("a")))
+    for at in (None, ForkPoint.end()):
+        with pytest.raises(RolloutError, match="failed to parse thread ID"):
+            fork_of(Recorded((Segment(path, path.stat().st_size),), ()), at)
 
 
 def test_a_paginated_fork_brings_its_parents_lines() -> None:

@@ -22,7 +22,15 @@ from codex_actors.protocol.events import (
     TurnAborted,
     UserMessage,
 )
-from codex_actors.protocol.history import Compacted, InputAccepted, ResponseItemLine, Resumed, TurnContextItem
+from codex_actors.protocol.history import (
+    Compacted,
+    InputAccepted,
+    ResponseItemLine,
+    Resumed,
+    SessionMeta,
+    TurnContextItem,
+)
+from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import (
     FunctionCall,
     FunctionCallOutput,
@@ -215,6 +223,17 @@ def test_a_chain_of_forks_is_read_from_its_root() -> None:
     path = next(DATA.glob("*00c.jsonl"))
     assert texts(path)[-4:] == ["four in the fork", "fourth", "six in the fork of the fork", "sixth"]
     assert len(load_rollout(path).segments) == 3
+
+
+def test_a_fork_does_not_pass_for_its_parent(tmp_path: Path) -> None:
+    own, parent = (
+        SessionMeta(id=ThreadId(each), timestamp=STAMP, cwd="/", originator="o", cli_version="0")
+        for each in (FORK_ID, ROOT_ID)
+    )
+    path = tmp_path / f"rollout-2026-01-08T10-11-12-{FORK_ID}.jsonl"
+    path.write_bytes(encode_line(STAMP, own)[5:] + encode_line(STAMP, parent) + encode_line(STAMP, user("a")))
+    with pytest.raises(RolloutError, match=f"its own meta line is damaged; the next one is of thread {ROOT_ID}"):
+        load_rollout(path)
 
 
 def test_a_missing_parent_is_named(tmp_path: Path) -> None:
