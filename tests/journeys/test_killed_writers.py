@@ -84,18 +84,19 @@ def test_killed_writers_lose_and_repeat_nothing(tmp_path: Path, durability: str,
         said = acknowledged(home, durability, rng.randrange(3 * THREADS * 4))
         paths = list(home.glob("sessions/*/*/*/*.jsonl"))
         assert set(said) <= set(paths)
+        texts: dict[Path, list[str]] = {}
         for path in paths:
             items, accepted = recorded(path)
             assert set(said.get(path, ())) <= {*items, *accepted}
             assert (items, accepted) == (in_order(items), in_order(accepted))
             assert all(damage.what == "no JSON" for damage in verify(path).damages)
-        resume_all(home, paths)
+            texts[path] = in_order([*items, *accepted])
+        resume_all(home, texts)
 
 
-def resume_all(home: Path, paths: list[Path]) -> None:
+def resume_all(home: Path, before: dict[Path, list[str]]) -> None:
     with ThreadManager(home) as manager:
-        before = {path: in_order([text for texts in recorded(path) for text in texts]) for path in paths}
-        resumed = [manager.resume_thread_from_rollout(Config(), path) for path in paths]
+        resumed = [manager.resume_thread_from_rollout(Config(), path) for path in before]
         threads = [new.get(timeout=WAIT_S).thread for new in resumed]
         for running in [thread.run("after the kill") for thread in threads]:
             assert running.get(timeout=WAIT_S).text == "echo: after the kill"
