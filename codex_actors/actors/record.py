@@ -10,7 +10,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -23,17 +22,14 @@ from codex_actors.protocol.history import (
     Compacted,
     Replayed,
     ResponseItemLine,
-    RolloutItem,
     Segment,
     SessionMeta,
-    as_rollout_item,
 )
 from codex_actors.protocol.items import ResponseItem, Verbatim
 from codex_actors.protocol.wire import made
 from codex_actors.rollout.encode import encode_body, encode_line
 from codex_actors.rollout.forking import UNTIMED, Recorded
 from codex_actors.rollout.owed import Append
-from codex_actors.rollout.reader import items_of
 from codex_actors.runtime.reply import Reply
 
 
@@ -392,14 +388,6 @@ class ThreadRecord:
     def recorded(self) -> Recorded:
         """All lines: those that were read are still in their files, which nobody changes before that point."""
         return Recorded(self.segments, tuple(self.lines))
-
-    def rollout_items(self) -> tuple[RolloutItem, ...]:
-        """The lines in memory, in order."""
-        items: list[RolloutItem] = []
-        for are_bodies, group in groupby(self.lines, lambda line: type(line) is bytes):
-            lines = list(group)
-            items += items_of(lines) if are_bodies else map(as_rollout_item, lines)
-        return tuple(items)
 
     def _encoded(self, lines: tuple[Any, ...]) -> tuple[Any, ...]:
         """The lines as they go to the file: half the size, and nothing for the garbage collector to look at. Where one is

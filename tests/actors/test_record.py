@@ -16,10 +16,18 @@ from codex_actors.config import ManagerConfig
 from codex_actors.errors import RolloutError, RolloutUnavailable
 from codex_actors.model.scripted import ScriptedModel
 from codex_actors.protocol.events import AgentMessage, Event, TokenUsage, UserMessage, Warning
-from codex_actors.protocol.history import EventMsgLine, InputAccepted, ResponseItemLine, SessionMeta, SessionMetaLine
+from codex_actors.protocol.history import (
+    EventMsgLine,
+    InputAccepted,
+    ResponseItemLine,
+    SessionMeta,
+    SessionMetaLine,
+    as_rollout_item,
+)
 from codex_actors.protocol.ids import ThreadId
 from codex_actors.protocol.items import Message, TextInput, Verbatim
 from codex_actors.rollout.owed import Append
+from codex_actors.rollout.reader import items_of
 from codex_actors.runtime.reply import Reply
 from codex_actors.testing import no_leaks
 
@@ -225,7 +233,7 @@ def test_unknown_item_gets_a_line_of_its_own_kind() -> None:
 def test_items_for_a_fork_leave_out_accepted_inputs() -> None:
     async def check(desk: Desk) -> None:
         desk.record.add(LINE, InputAccepted(submission_id="s1", items=(TextInput(text="mine"),)))
-        assert [item.type for item in drop_accepted(desk.record.rollout_items())] == ["event_msg"]
+        assert [item.type for item in drop_accepted(tuple(map(as_rollout_item, desk.record.lines)))] == ["event_msg"]
 
     with_desk(check, None)
 
@@ -235,13 +243,13 @@ def test_lines_of_a_file_read_back_as_recorded(tmp_path: Path) -> None:
         item = Verbatim(raw={"type": "hologram"})
         desk.record.add(LINE, Verbatim(raw={"type": "unknown_line", "payload": 1}))
         desk.record.add_item(item, AgentMessage(message="x"), submission_id="s1")
-        assert desk.record.rollout_items() == (
+        assert items_of(desk.record.lines) == [
             SessionMetaLine(payload=META),
             EventMsgLine(payload=LINE),
             Verbatim(raw={"type": "unknown_line", "payload": 1}),
             ResponseItemLine(payload=item, submission_id="s1"),
             EventMsgLine(payload=AgentMessage(message="x")),
-        )
+        ]
 
     with_desk(check, tmp_path / "rollout.jsonl")
 
