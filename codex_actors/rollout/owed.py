@@ -50,6 +50,8 @@ class Owed:
     unsynced: int = 0
     """Lines that are in the file, whose entry has not reached the disk."""
     has_failed: bool = False
+    is_changed: bool = False
+    """Whether that was because another program has changed the file, or removed it."""
     is_last: bool = False
 
     @property

@@ -113,13 +113,16 @@ class RolloutWriter:
         return {path: owed.count for path, owed in self._owed.items() if owed.count}
 
     def close(self) -> None:
-        """Tries once more what waits, then closes every file. What still waits is logged, and stays in `waiting()`."""
+        """Tries once more what waits, then closes every file. What still waits is logged, and stays in `waiting()`; the lines
+        of a file that another program has changed are kept beside it."""
         if self._closed:
             return
         for path in list(self._owed):
             self._write_path(path, [], [], [])
         for path, lines in self.waiting().items():
             _LOGGER.error("rollout %s: %d line(s) could not be written", path, lines)
+            if self._owed[path].is_changed:
+                self._refuse(path, self._owed[path])
         self._closed = True
         while self._files:
             self._close(next(iter(self._files)))
@@ -162,6 +165,7 @@ class RolloutWriter:
                 self._owed[path] = owed
             return
         owed.has_failed = True
+        owed.is_changed = isinstance(error, _Changed | FileNotFoundError) and path in self._left
         self._owed[path] = owed
         code = getattr(error, "errno", None) or getattr(error.__cause__, "errno", None) or errno.EINVAL
         detail = getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error)

@@ -135,6 +135,22 @@ def test_a_file_that_others_changed_is_left_alone(tmp_path: Path, change: str, i
     assert "changed by another program" in str(result)
     assert path.read_bytes() == foreign
     writer.close()
+    assert path.read_bytes() == foreign
+    assert texts(path.with_name("rollout.jsonl.fenced")) == ["1"]
+    assert writer.waiting() == {path: 1}
+
+
+def test_lines_of_a_file_that_is_gone_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = RolloutWriter("flush")
+    path = tmp_path / "rollout.jsonl"
+    writer.write([Append(path, STAMP, (AgentMessage(message="0"),), create=True)])
+    path.unlink()
+    (result,) = writer.write([Append(path, STAMP, (AgentMessage(message="1"),), create=False)])
+    assert isinstance(result, RolloutUnavailable)
+    writer.close()
+    assert os.listdir(tmp_path) == ["rollout.jsonl.fenced"]
+    assert texts(tmp_path / "rollout.jsonl.fenced") == ["1"]
+    assert "1 refused line(s) are in its .fenced" in caplog.text
 
 
 def test_a_file_that_is_let_go_may_be_changed(tmp_path: Path) -> None:
