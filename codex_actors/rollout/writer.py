@@ -102,7 +102,12 @@ class RolloutWriter:
         for index, append in enumerate(batch):
             indexes_of.setdefault(append.path, []).append(index)
         for path, indexes in indexes_of.items():
-            self._write_path(path, [batch[index] for index in indexes], indexes, results)
+            try:
+                self._write_path(path, [batch[index] for index in indexes], indexes, results)
+            except Exception as error:  # a bug, which must not cost the other files of the batch their lines
+                _LOGGER.exception("rollout %s: the writer failed", path)
+                for index in indexes:
+                    results[index] = RolloutError(path, f"the rollout writer failed ({error!r})")
         ended, self._ended = self._ended, []
         if self._claims is not None:
             self._claims.release(*ended)

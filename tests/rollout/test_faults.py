@@ -95,23 +95,24 @@ def test_a_failed_fsync_gets_a_fresh_descriptor(tmp_path: Path) -> None:
 
 def test_a_bug_under_the_writer_costs_no_line(tmp_path: Path) -> None:
     class Buggy(Files):
-        fails = False
+        fails = 0
 
         def fsync(self, fd: int) -> None:
             super().fsync(fd)
-            if self.fails:
+            self.fails -= 1
+            if self.fails == 0:
                 raise ZeroDivisionError
 
-    disk, path = Buggy(), tmp_path / "rollout.jsonl"
+    disk, paths = Buggy(), [tmp_path / "rollout.jsonl", tmp_path / "other.jsonl"]
     writer = RolloutWriter("fsync", disk)
-    assert writer.write([Append(path, STAMP, (AgentMessage(message="0"),), create=True)]) == [None]
-    disk.fails = True
-    with pytest.raises(ZeroDivisionError):
-        writer.write([Append(path, STAMP, (AgentMessage(message="1"),), create=False)])
-    assert texts(path) == ["0"]
-    disk.fails = False
-    assert writer.write([Append(path, STAMP, (), create=False)]) == [None]
-    assert texts(path) == ["0", "1"]
+    first, second = ((AgentMessage(message=text),) for text in "01")
+    assert writer.write([Append(path, STAMP, first, create=True) for path in paths]) == [None, None]
+    disk.fails = 1
+    result, other = writer.write([Append(path, STAMP, second, create=False) for path in paths])
+    assert "ZeroDivisionError" in str(result)
+    assert (other, texts(paths[0]), texts(paths[1])) == (None, ["0"], ["0", "1"])
+    assert writer.write([Append(path, STAMP, (), create=False) for path in paths]) == [None, None]
+    assert texts(paths[0]) == texts(paths[1]) == ["0", "1"]
     writer.close()
 
 
